@@ -1,0 +1,1 @@
+"""Benchmarks: each module is a command that writes a table with its conditions under results/."""

@@ -1,0 +1,424 @@
+"""The command line: `skymask demo`, `run`, `list`, `data`, `report`, `doctor`."""
+
+import dataclasses
+import json
+import shlex
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from skymask import data as data_sets
+from skymask.attacks import ATTACKS, MinSum, NoAttack
+from skymask.clients import LocalSGD
+from skymask.components import parse, settings_of
+from skymask.data import DATA_SETS, OFFICIAL, PARTITIONS
+from skymask.defences import DEFENCES, FedAvg, SkyMask
+from skymask.environment import device_name, versions
+from skymask.errors import InputError, require, unknown
+from skymask.experiment import DEFAULTS, Experiment, from_json
+from skymask.models import MODELS
+from skymask.progress import percent, round_progress
+from skymask.records import RunFolder
+from skymask.simulation import Result, simulate
+
+app = typer.Typer(
+    name="skymask",
+    help="Protect federated learning from malicious clients, and measure how well it works.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="New folder for the run's records.", metavar="FOLDER")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Where the data sets are (else SKYMASK_DATA, else the user's cache).",
+        metavar="FOLDER",
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)."),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")
+]
+
+
+def main() -> None:
+    """Run the command line; bad input is one sentence on stderr and exit status 2."""
+    warnings.showwarning = _warn
+    try:
+        app()
+    except InputError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def run(
+    data: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(DATA_SETS)}.")] = None,
+    attack: Annotated[
+        str, typer.Option(help="Attack, as NAME or NAME:SETTING=VALUE,... (see list).")
+    ] = "none",
+    defence: Annotated[str, typer.Option(help="Defence, likewise.")] = "skymask",
+    malicious: Annotated[
+        float, typer.Option(help="Share of the clients that are malicious.")
+    ] = 0.2,
+    honest_only: Annotated[
+        bool, typer.Option("--honest-only", help="The malicious clients stay away: a yardstick.")
+    ] = False,
+    clients: Annotated[int | None, typer.Option(help="Number of clients.")] = None,
+    participation: Annotated[
+        float, typer.Option(help="Share of the clients drawn each round.")
+    ] = 1.0,
+    rounds: Annotated[int | None, typer.Option(help="Number of rounds.")] = None,
+    q: Annotated[
+        float | None, typer.Option(help="Non-IID degree q of the paper's partition.")
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="Another partition, as NAME:SETTING=VALUE.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
+    local_steps: Annotated[
+        int | None, typer.Option(help="Mini-batch steps of a client a round, l.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples in a mini-batch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Clients' learning rate, beta.")] = None,
+    server_lr: Annotated[float, typer.Option(help="Server's rate, alpha.")] = 0.5,
+    root_size: Annotated[int, typer.Option(help="Samples in the root data set.")] = 100,
+    root_bias: Annotated[
+        float, typer.Option(help="Share of one class in the root data set, p.")
+    ] = 0.1,
+    eval_every: Annotated[int, typer.Option(help="Rounds between two evaluations.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Repeat with this many seeds, from --seed on.")] = 1,
+    device: Device = None,
+    out_folder: Out = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the run in this folder.", metavar="FOLDER")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a federation, attacked and defended as you say.
+
+    Without an option the data set's own settings are used (`skymask list` shows them).
+    """
+    if resume is not None:
+        _resume(resume, data, device, data_dir, as_json)
+        return
+    if data is None:
+        raise InputError(f"DATA is missing; choose one of: {', '.join(DATA_SETS)}")
+    if data not in DATA_SETS:
+        raise unknown("data set", data, DATA_SETS)
+    if q is not None and partition is not None:
+        raise InputError(
+            "--q and --partition exclude each other: --q Q is short for --partition groups:q=Q"
+        )
+    require(seeds >= 1, "seeds", seeds, "at least 1")
+    usual = DEFAULTS[data]
+    text = f"groups:q={q}" if q is not None else partition
+    gamma = {"gamma": usual.gamma} if defence.split(":")[0] == "skymask-paper" else {}
+    experiment = Experiment(
+        data=data,
+        attack=parse(attack, ATTACKS, "attack"),
+        defence=parse(defence, DEFENCES, "defence", **gamma),
+        malicious=malicious,
+        honest_only=honest_only,
+        clients=clients,
+        participation=participation,
+        partition=None if text is None else parse(text, PARTITIONS, "partition"),
+        model=model,
+        local=LocalSGD(
+            usual.local.steps if local_steps is None else local_steps,
+            usual.local.batch if batch is None else batch,
+            usual.local.lr if lr is None else lr,
+        ),
+        server_lr=server_lr,
+        rounds=rounds,
+        eval_every=eval_every,
+        root_size=root_size,
+        root_bias=root_bias,
+        seed=seed,
+    ).resolved()
+    results = []
+    for number in range(seed, seed + seeds):
+        folder = out_folder if seeds == 1 or out_folder is None else out_folder / f"seed-{number}"
+        title = f"{defence} against {attack}" + (f", seed {number}" if seeds > 1 else "")
+        results.append(
+            _run(dataclasses.replace(experiment, seed=number), title, folder, device, data_dir)
+        )
+    _show(results, out_folder, as_json)
+
+
+@app.command()
+def demo(
+    out_folder: Out = None,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """See SkyMask at work: handwritten digits, 20 clients, 6 of them malicious (Min-Sum).
+
+    Trains three times: without attack, attacked, attacked and protected.
+    """
+    base = out_folder or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
+    common: dict[str, Any] = {"data": "digits", "malicious": 0.3}
+    cases = {
+        "fedavg, no attack": Experiment(attack=NoAttack(), defence=FedAvg(), **common),
+        "fedavg, min-sum": Experiment(attack=MinSum(), defence=FedAvg(), **common),
+        "skymask, min-sum": Experiment(attack=MinSum(), defence=SkyMask(), **common),
+    }
+    results = {}
+    for title, experiment in cases.items():
+        folder = base / title.replace(", ", "-").replace(" ", "-")
+        results[title] = (_run(experiment.resolved(), title, folder, device, None), folder)
+    table = Table(
+        "", "accuracy", "FPR", "FNR", "run folder", title="20 clients, 6 of them malicious"
+    )
+    for title, (result, folder) in results.items():
+        s = result.summary
+        # FedAvg judges nobody: a rate of wrong verdicts would say nothing.
+        judged = title.startswith("skymask")
+        rates = (percent(s["fpr"]), percent(s["fnr"])) if judged else ("-", "-")
+        table.add_row(title, percent(s["accuracy"]), *rates, str(folder))
+    out.print(table)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    title: r.summary | {"folder": str(folder)}
+                    for title, (r, folder) in results.items()
+                }
+            )
+        )
+
+
+@app.command("list")
+def list_components(as_json: AsJson = False) -> None:
+    """List data sets, attacks, defences, partitions and models, with their settings."""
+    kinds: dict[str, Any] = {"attacks": ATTACKS, "defences": DEFENCES, "partitions": PARTITIONS}
+    found: dict[str, Any] = {
+        kind: {
+            name: {"settings": settings_of(maker), "about": _about(maker)}
+            for name, maker in makers.items()
+        }
+        for kind, makers in kinds.items()
+    }
+    found["data"] = {
+        name: {
+            "model": d.model,
+            "clients": d.clients,
+            "rounds": d.rounds,
+            "local": dataclasses.asdict(d.local),
+            "partition": repr(d.partition),
+        }
+        for name, d in DEFAULTS.items()
+    }
+    found["models"] = list(MODELS)
+    for kind in kinds:
+        table = Table("name", "what it does", "settings", title=kind, title_justify="left")
+        for name, entry in found[kind].items():
+            settings = ", ".join(f"{k}={v}" for k, v in entry["settings"].items())
+            table.add_row(name, entry["about"], settings)
+        out.print(table)
+    table = Table(
+        "name",
+        "model",
+        "clients",
+        "rounds",
+        "local training",
+        "partition",
+        title="data sets",
+        title_justify="left",
+    )
+    for name, d in DEFAULTS.items():
+        local = f"{d.local.steps} x {d.local.batch} at {d.local.lr}"
+        table.add_row(name, d.model, str(d.clients), str(d.rounds), local, str(d.partition))
+    out.print(table)
+    out.print(f"models: {', '.join(MODELS)}")
+    if as_json:
+        print(json.dumps(found))
+
+
+@app.command("data")
+def data_command(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Data sets to download if they are missing.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Say where each data set is; download those that are named."""
+    for name in names or []:
+        if name not in DATA_SETS:
+            raise unknown("data set", name, DATA_SETS)
+    for name in names or []:
+        if name in OFFICIAL:
+            data_sets.fetch(name, data_dir)
+    out.print(_data_table(data_dir))
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="FOLDER...")],
+    out_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="HTML file to write (default: report.html in the first folder)."
+        ),
+    ] = None,
+) -> None:
+    """Write what happened in a run, or in several, as one HTML page, and print the summary."""
+    from skymask.report import render_table, write_report
+
+    out.print(render_table(folders))
+    out.print(f"report: {write_report(folders, out_file)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Say what is installed, which devices there are and which data sets are found."""
+    table = Table("package", "version", title="installed", title_justify="left")
+    for name, number in versions().items():
+        table.add_row(name, number)
+    out.print(table)
+    devices = [device_name(torch.device("cpu"))]
+    devices += [device_name(torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
+    out.print(f"devices: {'; '.join(devices)} (torch uses {torch.get_num_threads()} threads)")
+    out.print(_data_table(data_dir))
+
+
+def _about(maker: Any) -> str:
+    return (maker.__doc__ or "").strip().split("\n")[0]
+
+
+def _data_table(data_dir: Path | None) -> Table:
+    table = Table("data set", "found in", title="data sets", title_justify="left")
+    for name in DATA_SETS:
+        if name not in OFFICIAL:
+            table.add_row(name, "built in")
+            continue
+        where = data_sets.find(name, data_dir)
+        table.add_row(name, str(where) if where else "not found; get it with: skymask data " + name)
+    return table
+
+
+def _run(
+    experiment: Experiment,
+    title: str,
+    folder: Path | None,
+    device: str | None,
+    data_dir: Path | None,
+    resume: bool = False,
+) -> Result:
+    if device is not None:
+        _check_device(device)
+    done = 0
+    if (
+        resume
+        and folder is not None
+        and (checkpoint := RunFolder(folder).load(torch.device("cpu")))
+    ):
+        done = checkpoint.rounds
+    try:
+        with round_progress(title, experiment.rounds or 0, err, done) as watch:
+            return simulate(
+                experiment,
+                device,
+                folder,
+                resume=resume,
+                data_dir=data_dir,
+                watch=watch,
+                command=shlex.join(["skymask", *sys.argv[1:]]),
+            )
+    except KeyboardInterrupt:
+        if folder is not None:
+            err.print(
+                f"stopped; continue with: skymask run --resume {shlex.quote(str(folder))}",
+                highlight=False,
+            )
+        sys.exit(130)
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _resume(
+    folder: Path, data: str | None, device: str | None, data_dir: Path | None, as_json: bool
+) -> None:
+    experiment = from_json(RunFolder(folder).manifest["experiment"])
+    if data is not None and data != experiment.data:
+        raise InputError(
+            f"DATA is {data!r} but the run in {folder} used {experiment.data!r}; leave DATA out"
+        )
+    title = f"resumed {folder.name}"
+    _show([_run(experiment, title, folder, device, data_dir, resume=True)], folder, as_json)
+
+
+def _show(results: list[Result], folder: Path | None, as_json: bool) -> None:
+    summaries = [result.summary for result in results]
+    table = Table("seed", "accuracy", "last 5 evaluations", "FPR", "FNR", "rounds", "seconds")
+    for s in summaries:
+        table.add_row(
+            str(s["seed"]), *(percent(s[k]) for k in RATES), str(s["rounds"]), f"{s['seconds']:.1f}"
+        )
+    together = combined(summaries)
+    if len(summaries) > 1:
+        table.add_section()
+        for label, values in (("mean", together), ("spread", together["spread"])):
+            table.add_row(label, *(percent(values[k]) for k in RATES))
+    out.print(table)
+    where = f"records: {folder}" if folder else "no records kept (give --out FOLDER to keep them)"
+    out.print(where, highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(together))
+
+
+RATES = ("accuracy", "accuracy_last5", "fpr", "fnr")
+
+
+def combined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+    """One run's summary as it is; several runs' as means, with `spread` and `runs`.
+
+    `spread` is the sample standard deviation over the seeds.
+    """
+    if len(summaries) == 1:
+        return summaries[0]
+    columns = {
+        name: [s[name] for s in summaries if s[name] is not None]
+        for name in (*RATES, "attack_success")
+    }
+    return {
+        **summaries[0],
+        **{name: statistics.fmean(v) if v else None for name, v in columns.items()},
+        "seconds": sum(s["seconds"] for s in summaries),
+        "spread": {
+            name: statistics.stdev(v) if len(v) > 1 else None for name, v in columns.items()
+        },
+        "runs": summaries,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Local training of all sampled clients in one call: (d,) parameters in, (n, d) updates out.
+
+Clients are independent, so their gradients are one `vmap` over (client, batch); on a CPU with
+convolutions, and for a module that `vmap` cannot handle, a loop over clients is the faster or
+the only way. Both give the same updates within float rounding (tests hold it to 1e-5 of the
+update's norm), whatever the chunk size.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from skymask.errors import require, require_count
+from skymask.flat import FlatModel, SampleLoss
+from skymask.randomness import hashed, key
+from skymask.types import ClientData
+
+
+@dataclass(frozen=True)
+class LocalSGD:
+    """How a client trains: `steps` mini-batch steps of `batch` samples at learning rate `lr`.
+
+    The paper's l, batch size and beta: W := W - beta * grad f(W; batch), section II-A. Mini-batches
+    run through the client's samples in a fresh random order each epoch.
+    """
+
+    steps: int = 1
+    batch: int = 32
+    lr: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_count("local steps", self.steps)
+        require_count("batch", self.batch)
+        require(0 < self.lr < float("inf"), "lr", self.lr, "a positive number")
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """Local training of one model on one device; made by `plan`."""
+
+    model: FlatModel
+    loss: SampleLoss
+    local: LocalSGD
+    path: Literal["vmap", "loop"]
+    chunk: int
+    """Clients trained at once on the `vmap` path."""
+    module: nn.Module
+    note: str | None = None
+    """Why the loop was taken, where that is worth telling a person."""
+
+    def __call__(
+        self, params: Tensor, buffers: Tensor, data: ClientData, clients: Sequence[int], seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """Train `clients` from the same global model.
+
+        Args:
+            params: global parameters W_t, (d,).
+            buffers: global buffers, (b,); b may be 0.
+            data: every client's samples.
+            clients: the n indices into `data` of those that take part.
+            seed: a `randomness.key`; with a client's index it decides that client's batches.
+
+        Returns:
+            Updates W_i - W_t, (n, d), and the clients' own buffers, (n, b).
+        """
+        rows = batch_rows(data, clients, self.local, seed)
+        train = self._vmap if self.path == "vmap" else self._loop
+        updates = params.new_empty(len(clients), params.numel())
+        after = buffers.new_empty(len(clients), buffers.numel())
+        width = self.chunk if self.path == "vmap" else 1
+        for start in range(0, len(clients), width):
+            at = slice(start, start + width)
+            updates[at], after[at] = train(params, buffers, data, rows[at], (seed, clients[at]))
+        return updates, after
+
+    def _vmap(
+        self, params: Tensor, buffers: Tensor, data: ClientData, rows: Tensor, _: object
+    ) -> tuple[Tensor, Tensor]:
+        """Train a chunk; `rows` (chunk, steps, batch)."""
+        n = len(rows)
+        moved, state = params, buffers.expand(n, -1)
+        for step in range(self.local.steps):
+            inputs, labels = data.inputs[rows[:, step]], data.labels[rows[:, step]]
+            # In the first step all clients share W_t, and the forward pass is one large batch.
+            gradients, state = vmap(
+                grad(self._client_loss, has_aux=True), in_dims=(None if step == 0 else 0, 0, 0, 0)
+            )(moved, state, inputs, labels)
+            moved = moved - self.local.lr * gradients
+        return moved - params, state
+
+    def _client_loss(
+        self, params: Tensor, buffers: Tensor, inputs: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        named = self.model.tensors(params, buffers)
+        value = self.loss(functional_call(self.module, named, (inputs,)), labels)
+        return value, self.model.joined_buffers(named)
+
+    def _loop(
+        self,
+        params: Tensor,
+        buffers: Tensor,
+        data: ClientData,
+        rows: Tensor,
+        draw: tuple[int, Sequence[int]],
+    ) -> tuple[Tensor, Tensor]:
+        """Train one client; `rows` (1, steps, batch)."""
+        moved, state = params.clone(), buffers
+        seed, (client,) = draw
+        devices = [params.device] if params.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            # Dropout and its like draw from torch's own generator: key that too, per client.
+            torch.manual_seed(key(seed, "module", client))  # noqa: TID251
+            for step in range(self.local.steps):
+                inputs, labels = data.inputs[rows[0, step]], data.labels[rows[0, step]]
+                named = self.model.tensors(moved, state)
+                trained = [named[name].detach().requires_grad_() for name in self.model.layers]
+                named.update(zip(self.model.layers, trained, strict=True))
+                value = self.loss(functional_call(self.module, named, (inputs,)), labels)
+                state = self.model.joined_buffers(named)
+                gradients = torch.autograd.grad(value, trained, allow_unused=True)
+                for at, gradient in zip(self.model.layers.values(), gradients, strict=True):
+                    if gradient is not None:
+                        moved[at].add_(gradient.reshape(-1), alpha=-self.local.lr)
+        return (moved - params)[None], state[None]
+
+
+def plan(
+    model: FlatModel,
+    loss: SampleLoss,
+    local: LocalSGD,
+    data: ClientData,
+    *,
+    path: Literal["vmap", "loop"] | None = None,
+    chunk: int | None = None,
+) -> Trainer:
+    """Choose how to train `model` on the device of `data`, and with how many clients at once.
+
+    Without `path`: a loop for convolutions on a CPU (a third faster there), else `vmap` if the
+    module can be vectorised, else a loop, with a warning that says why. Without `chunk`: as many
+    clients as fit in half the free memory of a GPU, or in 256 MB on a CPU.
+    """
+    module, shared = model.in_mode(True), model.in_mode(True, vectorised=True)
+    device = data.inputs.device
+    draft = Trainer(
+        model, loss, local, path or "vmap", chunk or 1, module if path == "loop" else shared
+    )
+    if path is None and device.type == "cpu" and _convolves(module):
+        draft = Trainer(model, loss, local, "loop", 1, module)
+    elif path is None and (problem := _vmap_problem(draft, data)):
+        name = type(model.module).__name__
+        note = f"{name} cannot be vectorised, so clients train one by one: {problem}"
+        warnings.warn(note, stacklevel=2)
+        draft = Trainer(model, loss, local, "loop", 1, module, note)
+    if draft.path == "loop" or chunk is not None:
+        return draft
+    return Trainer(model, loss, local, "vmap", _chunk(draft, data), shared)
+
+
+def batch_rows(data: ClientData, clients: Sequence[int], local: LocalSGD, seed: int) -> Tensor:
+    """Which rows of `data` each client sees at each step: (n, steps, batch) int64.
+
+    A client's stream of samples is one random order of its rows after another (epochs); step t
+    takes entries t * batch to (t + 1) * batch - 1. The order is sorted by a hash of (seed, client,
+    epoch, slot), so it depends on nothing else. All clients in one sort, no loop.
+    """
+    device = data.inputs.device
+    ids = torch.as_tensor(clients, dtype=torch.int64)
+    counts, starts = data.counts[ids], data.offsets[ids]
+    need = local.steps * local.batch
+    epochs = (need + counts - 1) // counts
+    widest = int(counts.max())
+    owner = torch.repeat_interleave(torch.arange(len(ids)), epochs)
+    first = epochs.cumsum(0) - epochs
+    epoch = torch.arange(len(owner)) - first[owner]
+    slot = torch.arange(need)
+    pair = first[:, None] + slot // counts[:, None]  # (n, need): which (client, epoch) row
+    place = slot % counts[:, None]  # (n, need): where in that epoch's order
+    columns = torch.arange(widest, device=device)
+    order = hashed(seed, ids[owner, None].to(device), epoch[:, None].to(device), columns)
+    order = order.masked_fill(
+        columns >= counts[owner, None].to(device), torch.iinfo(torch.int64).max
+    )
+    order = order.argsort(1)
+    rows = starts[:, None].to(device) + order[pair.to(device), place.to(device)]
+    return rows.view(len(ids), local.steps, local.batch)
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules())
+
+
+def _vmap_problem(trainer: Trainer, data: ClientData) -> str | None:
+    """Why `vmap` cannot train this module, in one line; None if it can.
+
+    Tried on two clients that are given the same few rows.
+    """
+    params, buffers = (part.to(data.inputs.device) for part in trainer.model.initial())
+    rows = torch.zeros(2, 2, 2, dtype=torch.int64, device=data.inputs.device)
+    short = Trainer(trainer.model, trainer.loss, LocalSGD(2, 2), "vmap", 2, trainer.module)
+    try:
+        with warnings.catch_warnings():
+            # A batching rule that is missing only warns and then loops inside: as good as none.
+            warnings.simplefilter("error")
+            short._vmap(params, buffers, data, rows, None)
+    except (RuntimeError, UserWarning, NotImplementedError) as problem:
+        return str(problem).strip().split("\n")[0][:160]
+    return None
+
+
+def _chunk(trainer: Trainer, data: ClientData) -> int:
+    """How many clients fit at once: the memory for one is measured, not guessed.
+
+    One client holds what autograd saves of its forward pass, about as much again for the
+    gradients on the way back, and four copies of its parameters.
+    """
+    saved = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    device = data.inputs.device
+    params, buffers = (part.to(device) for part in trainer.model.initial())
+    rows = torch.arange(trainer.local.batch, device=device) % len(data.labels)
+    leaf = params.requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        trainer._client_loss(leaf, buffers, data.inputs[rows], data.labels[rows])
+    one = 2 * saved + 4 * params.numel() * params.element_size()
+    room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 256 << 20
+    return max(1, min(1024, room // max(one, 1)))

@@ -1,0 +1,197 @@
+"""What no rule should ever see: updates that are no numbers, or have the wrong shape.
+
+`screened` wraps the `__call__` of every rule of this package, so that one client's bad update never
+stops a round: it is rejected with the reason, and the rule decides on the others.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from skymask.errors import InputError
+from skymask.geometry import weighted_mean
+from skymask.types import Decision, Round
+
+Rule = TypeVar("Rule")
+
+_MOST_EXAMPLES = 2**53
+"""Beyond this a double cannot count, and a sum of counts may overflow."""
+
+
+def screened(
+    rule: Callable[[Rule, Tensor, Round], Decision],
+) -> Callable[[Rule, Tensor | Sequence[Tensor], Round], Decision]:
+    """Give `rule` only usable updates, and answer for all clients.
+
+    Rejected before the rule is asked: an update with NaN or infinite entries, one so long that its
+    squared norm overflows its dtype, one of the wrong shape (where the updates come as a sequence
+    of vectors), one whose buffers are not finite or have a negative variance, and one with an
+    example count that is not a positive number (up to 2^53). If nothing is left the global model
+    stays as it is and `evidence["fallback"]` says so. What else the rule's evidence holds is about
+    the usable clients alone; `evidence["usable"]` (n,) bool tells which those are, if not all.
+    Where the rule itself leaves the buffers alone, they become the accepted clients' mean, weighted
+    by example counts.
+
+    Raises `InputError` where the updates as a whole cannot be used: no clients, not (n, d), another
+    d than the global parameters', or `round` fields of another length than n.
+    """
+
+    @wraps(rule)
+    def decide(self: Rule, updates: Tensor | Sequence[Tensor], round: Round) -> Decision:
+        rows, reasons = _stack(updates, round)
+        rows = rows.detach()
+        n, d = rows.shape
+        _check_lengths(n, d, round)
+        for i, reason in enumerate(_unusable(rows, round)):
+            reasons[i] = reasons[i] or reason
+        usable = torch.tensor([reason is None for reason in reasons], device=rows.device)
+        if not usable.any():
+            none = torch.zeros(n, dtype=torch.bool, device=rows.device)
+            why = "no client sent a usable update; the global model stays as it is"
+            zero = rows.new_zeros(d)
+            return Decision(
+                zero, none, memory=round.memory, reasons=tuple(reasons), evidence={"fallback": why}
+            )
+        everybody = bool(usable.all())
+        inner_round = round if everybody else _only(round, usable)
+        decision = rule(self, rows if everybody else rows[usable], inner_round)
+        decision = _with_buffers(decision, inner_round)
+        return decision if everybody else _for_all(decision, usable, reasons)
+
+    return decide
+
+
+def _stack(updates: Tensor | Sequence[Tensor], round: Round) -> tuple[Tensor, list[str | None]]:
+    """The updates as one (n, d) tensor; rows of the wrong shape become zeros with a reason."""
+    if not isinstance(updates, Tensor):
+        vectors = list(updates)
+        if not vectors:
+            raise InputError("updates holds 0 clients; a round needs at least 1")
+        like = _expected(vectors, round)
+        found = [_misfit(v, like) for v in vectors]
+        usable = [
+            v if r is None else torch.zeros_like(like) for v, r in zip(vectors, found, strict=True)
+        ]
+        return _stack(torch.stack(usable), round)[0], found
+    if updates.dim() != 2 or 0 in updates.shape:
+        raise InputError(
+            f"updates has shape {tuple(updates.shape)}; it must be (n, d), n and d at least 1"
+        )
+    if not updates.is_floating_point():
+        raise InputError(f"updates has dtype {updates.dtype}; it must be floating-point")
+    if round.params is not None and updates.dtype != round.params.dtype:
+        raise InputError(
+            f"updates has dtype {updates.dtype} but round.params has {round.params.dtype}"
+        )
+    return updates, [None] * len(updates)
+
+
+def _expected(vectors: list[Tensor], round: Round) -> Tensor:
+    """What an update should look like: the global parameters, else the most common one."""
+    if round.params is not None:
+        return round.params
+    tensors = [v for v in vectors if isinstance(v, Tensor)]
+    if not tensors:
+        raise InputError(
+            f"updates holds {len(vectors)} clients but no tensor; a round needs at least 1"
+        )
+    kinds = [(v.shape, v.dtype) for v in tensors]
+    return tensors[kinds.index(max(kinds, key=kinds.count))]
+
+
+def _misfit(sent: object, like: Tensor) -> str | None:
+    """Why what a client sent cannot be a row of the updates, or None."""
+    if not isinstance(sent, Tensor):
+        return f"its update is a {type(sent).__name__}, not a tensor"
+    if sent.shape != like.shape:
+        return f"its update has shape {tuple(sent.shape)}, not {tuple(like.shape)}"
+    if sent.dtype != like.dtype:
+        return f"its update has dtype {sent.dtype}, not {like.dtype}"
+    return None
+
+
+def _check_lengths(n: int, d: int, round: Round) -> None:
+    for name, width in (
+        ("params", d),
+        ("server_update", d),
+        ("clients", n),
+        ("counts", n),
+        ("buffers", n),
+    ):
+        value = getattr(round, name)
+        if value is not None and len(value) != width:
+            raise InputError(
+                f"round.{name} has length {len(value)} but must have {width}: updates is ({n}, {d})"
+            )
+
+
+def _unusable(rows: Tensor, round: Round) -> list[str | None]:
+    """Why each client's message cannot be used, or None."""
+    reasons: list[str | None] = [None] * len(rows)
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    for i in (~norms.square().isfinite()).nonzero().flatten().tolist():
+        finite = bool(rows[i].isfinite().all())
+        reasons[i] = (
+            "its update is too long for its dtype" if finite else "its update is not finite"
+        )
+    if round.counts is not None:
+        counts = round.counts.to(torch.float64)
+        for i in (~((counts > 0) & (counts <= _MOST_EXAMPLES))).nonzero().flatten().tolist():
+            told = f"its example count {counts[i].item():g} is not between 0 and 2^53"
+            reasons[i] = reasons[i] or told
+    if round.buffers is not None and round.buffers.numel():
+        for i in (~round.buffers.isfinite().all(1)).nonzero().flatten().tolist():
+            reasons[i] = reasons[i] or "its buffers are not finite"
+        for name, at in round.buffer_layers.items():
+            if name.endswith("running_var"):
+                for i in (round.buffers[:, at] < 0).any(1).nonzero().flatten().tolist():
+                    reasons[i] = reasons[i] or f"its {name} is negative"
+    return reasons
+
+
+def _only(round: Round, usable: Tensor) -> Round:
+    def pick(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[usable.to(value.device)]
+
+    return dataclasses.replace(
+        round,
+        clients=pick(round.clients),
+        counts=pick(round.counts),
+        buffers=pick(round.buffers),
+    )
+
+
+def _with_buffers(decision: Decision, round: Round) -> Decision:
+    if round.buffers is None or decision.buffers is not None or not decision.accepted.any():
+        return decision
+    rows = round.buffers[decision.accepted]
+    return dataclasses.replace(
+        decision, buffers=weighted_mean(rows, example_counts(round, decision.accepted))
+    )
+
+
+def _for_all(decision: Decision, usable: Tensor, reasons: list[str | None]) -> Decision:
+    accepted = torch.zeros_like(usable)
+    accepted[usable] = decision.accepted
+    scores = decision.scores
+    if scores is not None:
+        every = torch.full(usable.shape, float("nan"), dtype=scores.dtype, device=scores.device)
+        every[usable] = scores
+        scores = every
+    own = iter(decision.reasons or [None] * int(usable.sum()))
+    merged = tuple(next(own) if reason is None else reason for reason in reasons)
+    evidence = {**decision.evidence, "usable": usable}
+    return dataclasses.replace(
+        decision, accepted=accepted, scores=scores, reasons=merged, evidence=evidence
+    )
+
+
+def example_counts(round: Round, accepted: Tensor) -> Tensor:
+    """The accepted clients' example counts, which weight their mean (|D_i| in Eq. 7)."""
+    if round.counts is None:
+        return torch.ones(int(accepted.sum()), device=accepted.device)
+    return round.counts.to(accepted.device)[accepted]

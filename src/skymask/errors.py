@@ -1,0 +1,31 @@
+"""What SkyMask says when it is given something it cannot use."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Bad input from a person: the message names the field, the value and the bound.
+
+    The command line turns it into one sentence and exit status 2.
+    """
+
+
+def unknown(field: str, value: str, choices: Iterable[str]) -> InputError:
+    """The error for a name that is not among `choices`, with the nearest right one first."""
+    known = sorted(choices)
+    near = get_close_matches(value, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"{field} {value!r} is not known; {hint}choose one of: {', '.join(known)}")
+
+
+def require(ok: bool, field: str, value: object, bound: str) -> None:
+    """Raise an `InputError` that says that `field` is `value` but must be `bound`, unless `ok`."""
+    if not ok:
+        raise InputError(f"{field} is {value!r} but must be {bound}")
+
+
+def require_count(field: str, value: object) -> None:
+    """Raise an `InputError` unless `value` is a whole number, at least 1."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    require(ok, field, value, "a whole number, at least 1")

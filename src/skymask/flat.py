@@ -1,0 +1,180 @@
+"""A model as a function of one (d,) vector, and back.
+
+Rules, attacks and masks see vectors only; this file is the one place that knows how a vector is
+laid out. Any `torch.nn.Module` will do: there is no masked twin of a model anywhere.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from skymask.errors import InputError
+from skymask.types import Batch, Loss
+
+SampleLoss = Callable[[Tensor, Tensor], Tensor]
+"""Mean loss of (outputs, labels) over a batch, such as `torch.nn.functional.cross_entropy`."""
+
+
+@dataclass(frozen=True, eq=False)
+class FlatModel:
+    """A module whose parameters and buffers are given as vectors at every call.
+
+    The vector (d,) is the module's trainable parameters in `named_parameters()` order, so it is
+    what `torch.nn.utils.parameters_to_vector` gives where nothing is frozen. The buffer vector
+    (b,) is its floating-point buffers in `named_buffers()` order (batch norm's running mean and
+    variance). Frozen parameters and integer buffers (step counters) stay those of the module.
+    """
+
+    module: nn.Module
+    layers: dict[str, slice]
+    shapes: dict[str, torch.Size]
+    buffer_layers: dict[str, slice]
+    buffer_shapes: dict[str, torch.Size]
+
+    @property
+    def size(self) -> int:
+        """Number of trainable parameters, d."""
+        return _end(self.layers)
+
+    @property
+    def buffer_size(self) -> int:
+        """Number of floating-point buffer entries, b."""
+        return _end(self.buffer_layers)
+
+    def tensors(self, params: Tensor, buffers: Tensor) -> dict[str, Tensor]:
+        """Named views into `params` (d,) and named copies of `buffers` (b,).
+
+        A module in training mode updates its buffers in place: that changes the copies alone, and
+        `joined_buffers` makes a vector of them again. One copy a buffer, because `vmap` updates a
+        strided view of a larger tensor without a word in a temporary.
+        """
+        named = {name: params[at].view(self.shapes[name]) for name, at in self.layers.items()}
+        for name, counter in self.module.named_buffers():
+            if name in self.buffer_layers:
+                at = self.buffer_layers[name]
+                named[name] = buffers[at].view(self.buffer_shapes[name]).clone()
+            else:
+                named[name] = counter.clone()
+        return named
+
+    def joined_buffers(self, named: dict[str, Tensor]) -> Tensor:
+        """The buffer vector (b,) of what `tensors` gave, after the module has updated it."""
+        return _joined([named[name] for name in self.buffer_layers])
+
+    def initial(self) -> tuple[Tensor, Tensor]:
+        """The module's own parameters (d,) and buffers (b,), copied."""
+        params = dict(self.module.named_parameters())
+        buffers = dict(self.module.named_buffers())
+        return _joined([params[name] for name in self.layers]), self.joined_buffers(buffers)
+
+    def to(self, device: torch.device) -> "FlatModel":
+        """The same model on `device`."""
+        module = copy.deepcopy(self.module).to(device)
+        return FlatModel(module, self.layers, self.shapes, self.buffer_layers, self.buffer_shapes)
+
+    def in_mode(
+        self, training: bool, *, batch_statistics: bool | None = None, vectorised: bool = False
+    ) -> nn.Module:
+        """A copy of the module in training or evaluation mode.
+
+        `batch_statistics` sets the mode of the batch-norm layers alone (default: `training`).
+        """
+        module = copy.deepcopy(self.module).train(training)
+        if batch_statistics is not None:
+            for part in module.modules():
+                if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                    part.train(batch_statistics)
+        if not vectorised and next(module.parameters()).device.type == "cpu":
+            for part in module.modules():
+                if isinstance(part, nn.Conv2d):
+                    part.register_forward_hook(_channels_last)
+        return module
+
+
+def flat_model(module: nn.Module) -> FlatModel:
+    """Lay out `module` as a `FlatModel`. The module is copied, not kept.
+
+    Raises `InputError` where there is nothing to train or the parameters mix dtypes.
+    """
+    params = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
+    if not params:
+        raise InputError("model has no trainable parameters; it needs at least one")
+    dtypes = {p.dtype for p in params.values()} | {b.dtype for b in buffers.values()}
+    if len(dtypes) > 1:
+        raise InputError(f"model mixes dtypes {sorted(map(str, dtypes))}; it must have one")
+    return FlatModel(
+        copy.deepcopy(module),
+        _slices(params),
+        {name: p.shape for name, p in params.items()},
+        _slices(buffers),
+        {name: b.shape for name, b in buffers.items()},
+    )
+
+
+def flatten(module: nn.Module) -> Tensor:
+    """The trainable parameters of `module` as one (d,) vector (a copy)."""
+    return _joined([p for p in module.parameters() if p.requires_grad])
+
+
+@torch.no_grad()
+def assign(module: nn.Module, params: Tensor) -> None:
+    """Write `params` (d,) into the trainable parameters of `module`, in place.
+
+    Raises `InputError` where the sizes differ.
+    """
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    expected = sum(p.numel() for p in trainable)
+    if params.shape != (expected,):
+        raise InputError(
+            f"params has shape {tuple(params.shape)} but the model needs ({expected},)"
+        )
+    for parameter, part in zip(
+        trainable, params.split([p.numel() for p in trainable]), strict=True
+    ):
+        parameter.copy_(part.view_as(parameter))
+
+
+def root_loss(model: FlatModel, loss: SampleLoss, buffers: Tensor) -> Loss:
+    """The `Round.loss` of a model: the mean loss over a batch as a function of params (d,).
+
+    Batch norm uses the batch's own statistics and `buffers` (b,) is left as it is; everything
+    else that differs between training and evaluation (dropout) is in evaluation mode, so that the
+    same parameters always give the same loss.
+    """
+    module = model.in_mode(False, batch_statistics=True)
+
+    def mean_loss(params: Tensor, batch: Batch) -> Tensor:
+        outputs = functional_call(module, model.tensors(params, buffers), (batch.inputs,))
+        return loss(outputs, batch.labels)
+
+    return mean_loss
+
+
+def _channels_last(_: nn.Module, __: object, output: Tensor) -> Tensor:
+    """On a CPU, pooling and convolving are about twice as fast with a pixel's channels together.
+
+    With one input channel torch cannot tell the two layouts apart, so it is set after each layer.
+    """
+    return output.contiguous(memory_format=torch.channels_last) if output.dim() == 4 else output
+
+
+def _slices(named: Mapping[str, Tensor]) -> dict[str, slice]:
+    slices, start = {}, 0
+    for name, tensor in named.items():
+        slices[name] = slice(start, start + tensor.numel())
+        start += tensor.numel()
+    return slices
+
+
+def _end(slices: dict[str, slice]) -> int:
+    return max((int(at.stop) for at in slices.values()), default=0)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    parts = [t.detach().reshape(-1) for t in tensors]
+    return torch.cat(parts) if parts else torch.empty(0)

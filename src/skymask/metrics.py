@@ -1,0 +1,83 @@
+"""What is measured in a run: accuracy, and how many verdicts were wrong."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from skymask.environment import device_name
+from skymask.flat import FlatModel, SampleLoss
+from skymask.types import Batch, Decision
+
+Evaluation = Callable[[Tensor, Tensor], tuple[float, float]]
+"""(params (d,), buffers (b,)) -> (accuracy, mean loss) on the test set."""
+
+
+def evaluation(model: FlatModel, loss_of: SampleLoss, test: Batch) -> Evaluation:
+    """How to evaluate a global model on `test`, with its running statistics and without dropout."""
+    module = model.in_mode(False)
+    inputs, labels = test
+    device = inputs.device
+
+    @torch.no_grad()
+    def evaluate(params: Tensor, buffers: Tensor) -> tuple[float, float]:
+        named = model.tensors(params, buffers)
+        right, loss = torch.zeros((), device=device), torch.zeros((), device=device)
+        for x, y in zip(inputs.split(1000), labels.split(1000), strict=True):
+            outputs = functional_call(module, named, (x,))
+            right += (outputs.argmax(1) == y).sum()
+            loss += loss_of(outputs, y) * len(y)
+        return float(right) / len(labels), float(loss) / len(labels)
+
+    return evaluate
+
+
+def verdicts(decision: Decision, clients: Tensor, malicious: Tensor) -> dict[str, Any]:
+    """What a round's record says of the decision on `clients` (n,).
+
+    fpr: share of the honest clients that were rejected; fnr: share of the malicious ones that were
+    accepted (section IV-A7); None where there are none. `rejected`: client id -> reason.
+    """
+    accepted = decision.accepted.cpu()
+    reasons = decision.reasons or (None,) * len(clients)
+    rejected = {str(int(c)): reasons[i] for i, c in enumerate(clients) if not accepted[i]}
+    return {
+        "clients": len(clients),
+        "malicious": int(malicious.sum()),
+        "fpr": _share(~accepted & ~malicious, ~malicious),
+        "fnr": _share(accepted & malicious, malicious),
+        "rejected": rejected,
+        "update_norm": float(torch.linalg.vector_norm(decision.update)),
+        "fallback": decision.evidence.get("fallback"),
+    }
+
+
+def _share(some: Tensor, of: Tensor) -> float | None:
+    return int(some.sum()) / int(of.sum()) if of.any() else None
+
+
+def summarise(
+    records: Sequence[Mapping[str, Any]], seed: int, device: torch.device
+) -> dict[str, Any]:
+    """The summary of a run from its records (see `simulation.Result`)."""
+    accuracies = [r["accuracy"] for r in records if "accuracy" in r]
+    return {
+        "accuracy": accuracies[-1] if accuracies else None,
+        "accuracy_last5": float(np.mean(accuracies[-5:])) if accuracies else None,
+        "attack_success": None,
+        "fpr": mean_of(records, "fpr"),
+        "fnr": mean_of(records, "fnr"),
+        "rounds": len(records),
+        "seconds": sum(r["seconds"] for r in records),
+        "device": device_name(device),
+        "seed": seed,
+    }
+
+
+def mean_of(records: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Mean of a field over the records that have it; None if none has."""
+    values = [r[name] for r in records if r.get(name) is not None]
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,234 @@
+"""A run's folder: what it was, what happened each round, and where to go on.
+
+    manifest.json            configuration, seed, versions, device; written once, at the start
+    rounds.jsonl             one line a round, appended and flushed as the round ends
+    checkpoint.safetensors   model, buffers, memory and round; replaced atomically
+    summary.json             written when the run has ended
+
+A process may be killed at any moment: the checkpoint is the truth, lines of later rounds (the last
+may be torn) are dropped on resume and the rounds run again, to the same numbers. Nothing here is
+pickled: JSON and safetensors only.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from skymask.errors import InputError
+
+TIME_FIELDS = ("seconds", "stages")
+"""Fields of a record that differ between two runs of the same experiment."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run stands after `rounds` rounds."""
+
+    rounds: int
+    params: Tensor
+    buffers: Tensor
+    memory: Any
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run is. Raises `InputError` where `path` is no run folder."""
+        path = self.path / "manifest.json"
+        if not path.exists():
+            raise InputError(f"{self.path} holds no run (it has no manifest.json)")
+        loaded = _object(path, path.read_bytes())
+        if not isinstance(loaded.get("experiment"), dict):
+            raise InputError(f"{path} is not a run's manifest: it describes no experiment")
+        return loaded
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that has ended, else None."""
+        path = self.path / "summary.json"
+        return _object(path, path.read_bytes()) if path.exists() else None
+
+    def start(self, manifest: Mapping[str, Any]) -> None:
+        """Make the folder for a new run.
+
+        Raises `InputError` where it holds another run, or anything else, or cannot be written.
+        """
+        if (self.path / "manifest.json").exists():
+            raise InputError(
+                f"out folder {self.path} holds another run; choose a new folder, "
+                f"or continue that run with --resume {self.path}"
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"out folder {self.path} is a file; choose a new folder")
+        if self.path.exists() and any(self.path.iterdir()):
+            raise InputError(f"out folder {self.path} is not empty; choose a new folder")
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path / "manifest.json", _json(manifest, indent=2).encode())
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a round's record, flushed to the operating system before this returns."""
+        with writing(self.path), (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_json(record) + "\n")
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary: the run has ended."""
+        with writing(self.path):
+            replace_file(self.path / "summary.json", _json(summary, indent=2).encode())
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace the checkpoint, atomically; the records up to it are on the disk before it."""
+        tensors = {"params": checkpoint.params, "buffers": checkpoint.buffers}
+        outline = _outline(checkpoint.memory, "memory", tensors)
+        header = {"rounds": str(checkpoint.rounds), "memory": json.dumps(outline)}
+        stored = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
+        }
+        with writing(self.path):
+            if (self.path / "rounds.jsonl").exists():
+                with (self.path / "rounds.jsonl").open("rb") as file:
+                    os.fsync(file.fileno())
+            replace_file(self.path / "checkpoint.safetensors", save(stored, header))
+
+    def load(self, device: torch.device) -> Checkpoint | None:
+        """The checkpoint, or None if the run was stopped before its first.
+
+        Raises `InputError` where the file is not a checkpoint.
+        """
+        path = self.path / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
+            memory = _filled(json.loads(header["memory"]), tensors)
+            return Checkpoint(int(header["rounds"]), tensors["params"], tensors["buffers"], memory)
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            raise InputError(f"{path} is not a checkpoint of a run: {error}") from error
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The records of all whole lines; a torn last line is left out."""
+        return list(self._lines())
+
+    def cut(self, rounds: int) -> list[dict[str, Any]]:
+        """Drop the records after the first `rounds`, and return those kept.
+
+        Raises `InputError` where fewer are there.
+        """
+        kept = self.rounds()[:rounds]
+        if len(kept) < rounds:
+            raise InputError(
+                f"{self.path / 'rounds.jsonl'} has {len(kept)} rounds "
+                f"but the checkpoint is after {rounds}"
+            )
+        with writing(self.path):
+            text = "".join(_json(record) + "\n" for record in kept)
+            replace_file(self.path / "rounds.jsonl", text.encode())
+            (self.path / "summary.json").unlink(missing_ok=True)
+        return kept
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        path = self.path / "rounds.jsonl"
+        if not path.exists():
+            return
+        *whole, _ = path.read_bytes().split(b"\n")  # what follows the last line end is torn
+        for number, line in enumerate(whole, 1):
+            yield _object(path, line, f" line {number}")
+
+
+def _object(path: Path, content: bytes, where: str = "") -> dict[str, Any]:
+    """The JSON object that `content` is. Raises `InputError` where it is none."""
+    try:
+        loaded = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}{where} is not JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}{where} is {type(loaded).__name__}, not a JSON object")
+    return loaded
+
+
+class writing:
+    """Turns an operating-system error while writing into one sentence for a person."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise InputError(
+                f"cannot write to {self.path}: {error.strerror or error}; what was there is kept"
+            ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file under another name and move it into place: it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return value
+
+
+def _outline(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON, its tensors put into `tensors` and named in their place."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": {str(k): _outline(v, f"{name}.{k}", tensors) for k, v in value.items()}}
+    if isinstance(value, list | tuple):
+        return {"list": [_outline(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
+    if value is None or isinstance(value, str | int | float | bool):
+        return {"value": value}
+    raise InputError(
+        f"{name} holds a {type(value).__name__}; a defence's memory must be made of dicts, "
+        "lists, tensors, numbers and strings"
+    )
+
+
+def _filled(outline: Any, tensors: Mapping[str, Tensor]) -> Any:
+    ((kind, content),) = outline.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _filled(part, tensors) for key, part in content.items()}
+    if kind == "list":
+        return [_filled(part, tensors) for part in content]
+    return content

@@ -1,0 +1,157 @@
+"""What the server prepares for a round: the root model, and all else a rule may know."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from skymask.clients import LocalSGD, Trainer, plan
+from skymask.errors import InputError, require
+from skymask.flat import FlatModel, SampleLoss, assign, flat_model, flatten, root_loss
+from skymask.randomness import generator, key
+from skymask.types import Batch, ClientData, Round
+
+OwnTraining = Callable[[nn.Module, Batch], None]
+"""Trains a module on the root data set in place, as a client would."""
+
+
+@dataclass(frozen=True, eq=False)
+class Server:
+    """The server's side of a federation whose model and root data set stay the same."""
+
+    model: FlatModel
+    loss: SampleLoss
+    root: Batch
+    local: Trainer | OwnTraining
+    seed: int
+
+    def round(
+        self,
+        index: int,
+        params: Tensor,
+        buffers: Tensor,
+        *,
+        clients: Tensor | None = None,
+        counts: Tensor | None = None,
+        client_buffers: Tensor | None = None,
+        memory: object = None,
+    ) -> Round:
+        """Train the root model from `params` (d,) and `buffers` (b,) and put the `Round` together.
+
+        The root model takes as many steps, of the same batch size and rate, as a client (Eq. 6).
+        `client_buffers` is (n, b).
+        """
+        return Round(
+            index=index,
+            clients=clients,
+            params=params,
+            layers=self.model.layers,
+            buffers=client_buffers,
+            buffer_layers=self.model.buffer_layers,
+            loss=root_loss(self.model, self.loss, buffers),
+            root=self.root,
+            server_update=self._root_update(index, params, buffers),
+            counts=counts,
+            generator=generator(self.seed, "defence", index),
+            memory=memory,
+        )
+
+    def _root_update(self, index: int, params: Tensor, buffers: Tensor) -> Tensor:
+        if isinstance(self.local, Trainer):
+            batches = key(self.seed, "root batches", index)
+            updates, _ = self.local(params, buffers, as_client(self.root), [0], batches)
+            return updates[0]
+        module = self.model.in_mode(True)
+        assign(module, params)
+        for name, buffer in module.named_buffers():
+            if name in self.model.buffer_layers:
+                buffer.copy_(buffers[self.model.buffer_layers[name]].view_as(buffer))
+        self.local(module, self.root)
+        return flatten(module).to(params) - params
+
+
+def server(
+    model: FlatModel, loss: SampleLoss, root: Batch, local: LocalSGD | OwnTraining, seed: int
+) -> Server:
+    """A `Server` on the device of `root`.
+
+    Raises `InputError` for a root data set that is empty or no pair of as many inputs as labels,
+    and for a model whose loss on it is not a finite number (at the module's own parameters).
+    """
+    require(
+        len(root.inputs) == len(root.labels) > 0,
+        "root",
+        f"{len(root.inputs)} inputs and {len(root.labels)} labels",
+        "as many of both, at least 1",
+    )
+    params, buffers = (part.to(root.inputs.device) for part in model.initial())
+    with torch.no_grad():
+        start = root_loss(model, loss, buffers)(params, root)
+    if start.dim() or not start.isfinite():
+        shown = start.item() if start.numel() == 1 else f"of shape {tuple(start.shape)}"
+        raise InputError(
+            f"the loss on the root data set is {shown} before training but must be one finite "
+            "number; check the model's initial values, the loss and the data"
+        )
+    trainer = plan(model, loss, local, as_client(root)) if isinstance(local, LocalSGD) else local
+    return Server(model, loss, root, trainer, seed)
+
+
+def as_client(root: Batch) -> ClientData:
+    """The root data set as the data of one client."""
+    offsets = torch.tensor([0, len(root.labels)])
+    return ClientData(root.inputs, root.labels, offsets, 0)
+
+
+def server_round(
+    model: nn.Module,
+    loss: SampleLoss,
+    root: Sequence[Tensor],
+    local: LocalSGD | OwnTraining,
+    *,
+    index: int = 0,
+    clients: Sequence[int] | Tensor | None = None,
+    counts: Sequence[int] | Tensor | None = None,
+    client_buffers: Tensor | None = None,
+    memory: object = None,
+    seed: int = 0,
+) -> Round:
+    """A `Round` for a training loop of your own.
+
+    Args:
+        model: the global model W_t of this round, on the device of `root`. It is not changed.
+        loss: `loss(outputs, labels)`, the mean over a batch, such as `F.cross_entropy`.
+        root: the server's clean samples, `(inputs, labels)`.
+        local: how a client trains, as a `LocalSGD`, or as a function that trains the module it is
+            given on the root batch it is given, in place.
+        index: number of the round, from 0; a rule with memory counts on it.
+        clients: stable client ids, (n,), in the order of the updates' rows.
+        counts: number of samples of each client, (n,); without them all weigh the same.
+        client_buffers: the clients' floating-point buffers, (n, b).
+        memory: `Decision.memory` of the round before.
+        seed: decides the root model's mini-batches and what a rule draws.
+
+    Raises:
+        InputError: as `server` does.
+
+    Example:
+        >>> import torch, skymask as sm
+        >>> model = torch.nn.Linear(5, 2)
+        >>> root = torch.randn(20, 5), torch.randint(2, (20,))
+        >>> round = sm.server_round(model, torch.nn.functional.cross_entropy, root, sm.LocalSGD())
+        >>> sm.SkyMask()(torch.randn(8, 12), round).accepted.shape
+        torch.Size([8])
+    """
+    batch = Batch(*root)
+    flat = flat_model(model).to(batch.inputs.device)
+    params, buffers = flat.initial()
+    return server(flat, loss, batch, local, seed).round(
+        index,
+        params,
+        buffers,
+        clients=None if clients is None else torch.as_tensor(clients),
+        counts=None if counts is None else torch.as_tensor(counts),
+        client_buffers=client_buffers,
+        memory=memory,
+    )

@@ -1,0 +1,282 @@
+"""The round loop: clients train, the attack poisons, the defence decides, the model moves."""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skymask.attacks import NoAttack
+from skymask.clients import Trainer, plan
+from skymask.data import divide, load
+from skymask.environment import device_name, versions
+from skymask.errors import InputError
+from skymask.experiment import Experiment, to_json
+from skymask.flat import FlatModel, flat_model
+from skymask.metrics import Evaluation, evaluation, summarise, verdicts
+from skymask.models import MODELS
+from skymask.randomness import generator, key
+from skymask.records import Checkpoint, RunFolder
+from skymask.server import Server, server
+from skymask.types import Batch, ClientData, Dataset, Round
+
+_CHECKPOINT_SECONDS = 5.0
+"""Least time between two checkpoints; how often they are written changes no result."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    `summary`: accuracy at the last evaluation, accuracy_last5 (mean of the last five),
+    attack_success, fpr and fnr (means over the rounds in which they are defined; None if never),
+    rounds, seconds, device, seed. `rounds`: one record a round. `params` (d,) and `buffers` (b,):
+    the final global model, to be read with `flat.FlatModel` or `flat.assign`.
+    """
+
+    summary: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    params: Tensor
+    buffers: Tensor
+
+
+def simulate(
+    experiment: Experiment,
+    device: str | torch.device | None = None,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    data_dir: str | Path | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+    command: str | None = None,
+) -> Result:
+    """Run `experiment`.
+
+    Args:
+        experiment: what to run.
+        device: "cpu", "cuda", ...; without it the first GPU if there is one, else the CPU.
+        out: a new folder for the run's records; without it nothing is written.
+        resume: continue the run in `out` from its last checkpoint. On a CPU the finished run is
+            bit for bit the one that was never interrupted, time fields aside.
+        data_dir: where the data sets are (see `data.search_path`).
+        watch: called with each round's record as the round ends.
+        command: how the run was asked for, kept in the manifest.
+
+    Raises:
+        InputError: for everything a person can put right; nothing half-written is left.
+    """
+    experiment = experiment.resolved()
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = None if out is None else RunFolder(Path(out))
+    if resume and folder is None:
+        raise InputError("resume is True but out is None; give the folder of the run to continue")
+    manifest = {
+        "experiment": to_json(experiment),
+        "versions": versions(),
+        "device": device_name(where),
+        "threads": torch.get_num_threads(),
+        "command": command,
+    }
+    if folder is not None and resume:
+        _check_same(folder.manifest, manifest)
+    run = _prepare(experiment, where, data_dir)
+    if not isinstance(experiment.attack, NoAttack):
+        manifest["malicious_clients"] = run.malicious.nonzero().flatten().tolist()
+    params, buffers = (part.to(where) for part in run.server.model.initial())
+    state = Checkpoint(0, params, buffers, None)
+    records: list[dict[str, Any]] = []
+    if folder is not None and resume:
+        state = folder.load(where) or state
+        records = folder.cut(state.rounds)
+    elif folder is not None:
+        folder.start(manifest)
+    saved = time.monotonic()
+    rounds = experiment.rounds or 0
+    for index in range(state.rounds, rounds):
+        state, record = _one_round(run, state)
+        records.append(record)
+        if folder is not None:
+            folder.append(record)
+            if index + 1 == rounds or time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                folder.save(state)
+                saved = time.monotonic()
+        if watch is not None:
+            watch(record)
+    summary = summarise(records, experiment.seed, where)
+    if folder is not None:
+        folder.finish(summary)
+    return Result(summary, records, state.params, state.buffers)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What stays the same over the rounds of one run."""
+
+    experiment: Experiment
+    data: ClientData
+    malicious: Tensor
+    """(clients,) bool on the CPU. The defence never sees it."""
+    trainer: Trainer
+    server: Server
+    evaluate: Evaluation
+
+
+def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path | None) -> _Run:
+    e, seed = experiment, experiment.seed
+    dataset = (
+        e.data
+        if isinstance(e.data, Dataset)
+        else load(e.data, None if data_dir is None else Path(data_dir), seed)
+    )
+    if not (e.clients and e.partition and e.local):
+        raise InputError("the experiment is not resolved")
+    parts = divide(dataset, e.clients, e.partition, e.root_size, e.root_bias, seed)
+    malicious = malicious_clients(e.clients, e.malicious, seed)
+    if not malicious.any() and not isinstance(e.attack, NoAttack):
+        warnings.warn(
+            f"malicious is {e.malicious} of {e.clients} clients, which is nobody: no attack",
+            stacklevel=3,
+        )
+    model = _model(e, dataset).to(device)
+    data = e.attack.poison_data(parts.clients, malicious, generator(seed, "poison data"))
+    data = data.to(device)
+    root = Batch(*(part.to(device) for part in parts.root))
+    side = server(model, e.loss, root, e.local, seed)
+    return _Run(
+        e,
+        data,
+        malicious,
+        plan(model, e.loss, e.local, data),
+        side,
+        evaluation(model, e.loss, Batch(*(part.to(device) for part in parts.test))),
+    )
+
+
+def malicious_clients(clients: int, share: float, seed: int) -> Tensor:
+    """Which clients are malicious, (clients,) bool: `share` of them, rounded, drawn by `seed`."""
+    order = torch.randperm(clients, generator=generator(seed, "malicious"))
+    marks = torch.zeros(clients, dtype=torch.bool)
+    marks[order[: nearest(share * clients)]] = True
+    return marks
+
+
+def _model(experiment: Experiment, dataset: Dataset) -> FlatModel:
+    """The initial global model; its random weights depend on the seed alone."""
+    make = experiment.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(experiment.seed, "model"))  # noqa: TID251
+        if isinstance(make, str):
+            shape = tuple(dataset.train.inputs.shape[1:])
+            return flat_model(MODELS[make](shape, dataset.classes))
+        assert make is not None
+        return flat_model(make())
+
+
+def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]]:
+    e, index = run.experiment, state.rounds
+    stages: dict[str, float] = {}
+    begin = time.perf_counter()
+    clients = _participants(run, index)
+    malicious = run.malicious[clients] & (not isinstance(e.attack, NoAttack))
+    with _timed(stages, "train"):
+        batches = key(e.seed, "batches", index)
+        updates, own_buffers = run.trainer(
+            state.params, state.buffers, run.data, clients.tolist(), batches
+        )
+    with _timed(stages, "root"):
+        round = run.server.round(
+            index,
+            state.params,
+            state.buffers,
+            clients=clients,
+            counts=run.data.counts[clients],
+            client_buffers=own_buffers if own_buffers.numel() else None,
+            memory=state.memory,
+        )
+    with _timed(stages, "attack"):
+        updates, round = _attacked(run, updates, malicious, round)
+    with _timed(stages, "defence"):
+        decision = e.defence(updates, round)
+    params = state.params + e.server_lr * decision.update
+    buffers = state.buffers if decision.buffers is None else decision.buffers
+    record = {"round": index, **verdicts(decision, clients, malicious)}
+    if (index + 1) % e.eval_every == 0 or index + 1 == e.rounds:
+        with _timed(stages, "evaluate"):
+            record["accuracy"], record["loss"] = run.evaluate(params, buffers)
+    record |= {"seconds": time.perf_counter() - begin, "stages": stages}
+    return Checkpoint(index + 1, params, buffers, decision.memory), record
+
+
+def _participants(run: _Run, index: int) -> Tensor:
+    """Ids of the clients that take part in a round, ascending, (n,) int64."""
+    e = run.experiment
+    there = (
+        (~run.malicious).nonzero().flatten() if e.honest_only else torch.arange(len(run.malicious))
+    )
+    if e.participation == 1:
+        return there
+    size = max(1, nearest(e.participation * len(there)))
+    chosen = torch.randperm(len(there), generator=generator(e.seed, "participants", index))[:size]
+    return there[chosen.sort().values]
+
+
+def nearest(value: float) -> int:
+    """The nearest integer; halves go up."""
+    return int(value + 0.5)
+
+
+def _attacked(run: _Run, updates: Tensor, malicious: Tensor, round: Round) -> tuple[Tensor, Round]:
+    """The updates as the server receives them, and the round with the buffers it receives."""
+    if not malicious.any():
+        return updates, round
+    known = replace(
+        round,
+        root=None,
+        server_update=None,
+        memory=None,
+        generator=generator(run.experiment.seed, "attack", round.index),
+    )
+    marks = malicious.to(updates.device)
+    poisoned = run.experiment.attack.poison_updates(updates, marks, known)
+    sent, buffers = poisoned if isinstance(poisoned, tuple) else (poisoned, round.buffers)
+    kept = [(sent, updates)]
+    if buffers is not None and round.buffers is not None:
+        kept.append((buffers, round.buffers))
+    if any(a.shape != b.shape or not _same(a[~marks], b[~marks]) for a, b in kept):
+        raise InputError(
+            f"attack {type(run.experiment.attack).__name__} must return (n, d) updates, "
+            "and (n, b) buffers if any, whose honest rows are unchanged"
+        )
+    return sent, replace(round, buffers=buffers)
+
+
+def _same(some: Tensor, other: Tensor) -> bool:
+    """Equal entry by entry, where NaN equals NaN: an honest client may have diverged."""
+    return some.equal(other) or bool(((some == other) | (some.isnan() & other.isnan())).all())
+
+
+def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise `InputError` where the folder holds a run of another experiment."""
+    for name, value in wanted["experiment"].items():
+        before = found["experiment"].get(name)
+        if before != value:
+            raise InputError(f"the run to resume has {name} {before!r}, not {value!r}")
+    for name in ("versions", "device", "threads"):
+        if found.get(name) != wanted[name]:
+            warnings.warn(
+                f"the run was started with {name} {found.get(name)!r}, now it is {wanted[name]!r}: "
+                "it will not be bit for bit the uninterrupted run",
+                stacklevel=3,
+            )
+
+
+@contextmanager
+def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    stages[name] = time.perf_counter() - begin

@@ -1,0 +1,107 @@
+"""The mixture of two Gaussians equals scikit-learn's, at any scale and in any order."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from skymask.clustering import two_gaussians
+from tests.reference import mixture
+
+RNG_SEEDS = range(4)
+
+
+def blobs(seed: int, n: int = 40, k: int = 2, apart: float = 6.0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n, k))
+    points[: n // 4] = 0.3 * points[: n // 4] + apart * np.eye(k)[0]
+    return points
+
+
+def same_parts(some: np.ndarray, others: np.ndarray) -> bool:
+    return np.array_equal(some, others) or np.array_equal(some, 1 - others)
+
+
+@pytest.mark.parametrize("seed", RNG_SEEDS)
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("apart", [0.0, 2.0, 6.0])
+def test_equal_to_scikit_learn(seed, k, apart):
+    points = blobs(seed, k=k, apart=apart)
+    fit = two_gaussians(points, steps=5000, tolerance=1e-10)
+    probabilities, likelihood = mixture.two_gaussians(points)
+    assert fit.log_likelihood == pytest.approx(likelihood, abs=1e-4)
+    assert same_parts(fit.labels, probabilities.argmax(1))
+    own = np.sort(fit.probabilities, axis=1)
+    np.testing.assert_allclose(own, np.sort(probabilities, axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", RNG_SEEDS)
+def test_the_usual_tolerance_is_close_enough(seed):
+    points = blobs(seed, apart=3.0)
+    exact = two_gaussians(points, steps=5000, tolerance=1e-12)
+    assert two_gaussians(points).log_likelihood == pytest.approx(exact.log_likelihood, abs=0.1)
+
+
+@pytest.mark.parametrize("seed", RNG_SEEDS)
+def test_a_small_tight_group_beside_a_wide_one_is_found(seed):
+    points = blobs(seed)
+    assert same_parts(two_gaussians(points).labels, (np.arange(40) < 10).astype(int))
+
+
+def test_the_second_axis_may_hold_the_groups():
+    points = blobs(1)[:, ::-1] * [2.0, 1.0]
+    assert same_parts(two_gaussians(points).labels, (np.arange(40) < 10).astype(int))
+
+
+@given(st.permutations(range(40)), st.sampled_from([0.0, 2.0, 6.0]))
+def test_the_order_of_the_points_does_not_matter(order, apart):
+    points = blobs(2, apart=apart)
+    fit, permuted = two_gaussians(points), two_gaussians(points[order])
+    assert same_parts(permuted.labels, fit.labels[order])
+    assert permuted.log_likelihood == pytest.approx(fit.log_likelihood)
+
+
+@given(st.integers(-30, 30), st.floats(-3, 3))
+def test_neither_scale_nor_place_matters(power, shift):
+    points = blobs(3)
+    fit, moved = two_gaussians(points), two_gaussians((points + shift) * 10.0**power)
+    assert same_parts(moved.labels, fit.labels)
+    assert moved.log_likelihood == pytest.approx(fit.log_likelihood, rel=1e-6)
+
+
+def test_points_that_are_all_the_same_are_one_cluster():
+    fit = two_gaussians(np.full((5, 2), 3.0))
+    assert fit.labels.tolist() == [0] * 5
+    assert fit.probabilities.sum(1).tolist() == [1.0] * 5
+
+
+def test_two_points_are_two_clusters():
+    assert set(two_gaussians(np.array([[0.0, 1.0], [2.0, 1.0]])).labels) == {0, 1}
+
+
+def test_groups_of_identical_points_are_told_apart():
+    points = np.repeat([[0.0, 0.0], [1.0, 0.5]], [7, 3], axis=0)
+    fit = two_gaussians(points)
+    assert same_parts(fit.labels, (np.arange(10) >= 7).astype(int))
+    np.testing.assert_allclose(fit.probabilities.max(1), 1.0)
+
+
+def test_one_outlier_is_a_cluster_of_its_own():
+    points = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1], [1e6, 1e6]])
+    assert same_parts(two_gaussians(points).labels, np.array([0, 0, 0, 0, 1]))
+
+
+FLOATS = st.floats(-1e30, 1e30) | st.floats(-1e-30, 1e-30) | st.sampled_from([0.0, 1.0])
+
+
+SHAPES = st.tuples(st.integers(2, 12), st.integers(1, 3))
+
+
+@given(SHAPES.flatmap(lambda shape: arrays(float, shape, elements=FLOATS)))
+def test_any_points_get_probabilities(points):
+    fit = two_gaussians(points)
+    assert fit.probabilities.shape == (len(points), 2)
+    assert np.isfinite(fit.log_likelihood)
+    np.testing.assert_allclose(fit.probabilities.sum(1), 1.0)
+    assert (fit.probabilities >= 0).all()

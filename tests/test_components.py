@@ -1,0 +1,110 @@
+"""Components as text and as JSON."""
+
+import json
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skymask.attacks import ATTACKS, FangTrim, MinSum, NoAttack
+from skymask.components import build, describe, parse, settings_of
+from skymask.defences import DEFENCES, FedAvg, SkyMask, SkyMaskNR
+from skymask.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "makers", "expected"),
+    [
+        ("none", ATTACKS, NoAttack()),
+        ("min-sum", ATTACKS, MinSum()),
+        ("min-sum:", ATTACKS, MinSum()),
+        ("min-sum:limit=max,direction=sign", ATTACKS, MinSum("sign", "max")),
+        ("fang-trim:stretch=3", ATTACKS, FangTrim(3)),
+        ("fang-trim: stretch = 2.5 ", ATTACKS, FangTrim(2.5)),
+        ("skymask:relative=false,steps=5,gamma=1e3", DEFENCES, SkyMask(1e3, False, 5)),
+        ("skymask-nr:relative=True", DEFENCES, SkyMaskNR()),
+        ("skymask-paper", DEFENCES, SkyMask(1e7, relative=False)),
+        ("skymask-paper:gamma=1e8", DEFENCES, SkyMask(1e8, relative=False)),
+    ],
+)
+def test_text(text, makers, expected):
+    assert parse(text, makers, "component") == expected
+
+
+def test_defaults_fill_what_the_text_leaves_out_and_what_there_is():
+    assert parse("skymask-paper", DEFENCES, "defence", gamma=5.0) == SkyMask(5.0, relative=False)
+    assert parse("skymask-paper:gamma=2", DEFENCES, "defence", gamma=5.0).gamma == 2
+    assert parse("fedavg", DEFENCES, "defence", gamma=5.0) == FedAvg()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("skymsk", "defence 'skymsk' is not known; did you mean 'skymask'"),
+        ("", "choose one of: fedavg, median, skymask"),
+        ("skymask:gama=2", "setting 'gama' is not known; did you mean 'gamma'"),
+        ("fedavg:gamma=2", "defence fedavg setting 'gamma' is not known"),
+        ("skymask:gamma", "'gamma' has no value; write skymask:gamma=VALUE"),
+        ("skymask:gamma=fast", "gamma is 'fast'"),
+        ("skymask:relative=3", "relative is 3"),
+        ("skymask:steps=true", "steps is True"),
+        ("skymask:dims=None", "dims"),
+        ("skymask:dims=1.5", "dims is 1.5"),
+        ("skymask:steps=2.5", "steps is 2.5"),
+        ("skymask:tau=1", "tau is 1 but must be between 0 and 1"),
+        ("skymask-paper:relative=true", "setting 'relative' is not known"),
+    ],
+)
+def test_bad_text_is_refused_with_the_field(text, says):
+    with pytest.raises(InputError, match=says):
+        parse(text, DEFENCES, "defence")
+
+
+@pytest.mark.parametrize(
+    "text", ["min-sum:limit=least", "min-sum:direction=3", "fang-trim:stretch=1"]
+)
+def test_bad_values_of_attacks_are_refused(text):
+    with pytest.raises(InputError, match=text.split(":")[1].split("=")[0]):
+        parse(text, ATTACKS, "attack")
+
+
+@given(st.sampled_from(["skymask", "min-sum", "fedavg", ""]), st.text())
+def test_any_text_is_a_component_or_an_input_error(name, tail):
+    try:
+        parse(f"{name}:{tail}", DEFENCES | ATTACKS, "component")
+    except InputError:
+        return
+
+
+@pytest.mark.parametrize("makers", [ATTACKS, DEFENCES], ids=["attacks", "defences"])
+def test_json_brings_every_component_back(makers):
+    for maker in makers.values():
+        component = maker()
+        described = json.loads(json.dumps(describe(component, makers)))
+        assert build(described, makers, "component") == component
+
+
+def test_settings_that_are_not_the_defaults_survive_json():
+    described = describe(MinSum("std", "max"), ATTACKS)
+    assert described == {"name": "min-sum", "settings": {"direction": "std", "limit": "max"}}
+    assert build(described, ATTACKS, "attack") == MinSum("std", "max")
+
+
+def test_a_component_of_ones_own_is_named_by_its_class():
+    @dataclass(frozen=True)
+    class Mine:
+        rate: float = 0.5
+        what: object = dict
+
+    described = describe(Mine(), DEFENCES)
+    assert described["name"].endswith("Mine")
+    assert described["settings"] == {"rate": 0.5, "what": "<class 'dict'>"}
+    assert describe(lambda: None, DEFENCES)["settings"] == {}
+    with pytest.raises(InputError, match="is not known"):
+        build(described, DEFENCES, "defence")
+
+
+def test_settings_of_a_rule_and_of_a_maker():
+    assert settings_of(SkyMask)["tau"] == 0.5
+    assert settings_of(SkyMask.paper) == {"gamma": 1e7}

@@ -1,0 +1,99 @@
+"""Means, distances and principal axes against slow or independent ones."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from skymask.geometry import principal_components, squared_distances, weighted_mean
+from skymask.randomness import generator
+
+
+def drawn(*shape: int, dtype=torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator("geometry", *shape), dtype=dtype)
+
+
+def slow_distances(rows: torch.Tensor) -> torch.Tensor:
+    rows = rows.double()
+    return torch.stack([torch.stack([(a - b).square().sum() for b in rows]) for a in rows])
+
+
+def test_a_mean_by_hand():
+    rows = torch.tensor([[1.0, 2.0], [3.0, 6.0], [5.0, 10.0]])
+    assert weighted_mean(rows, torch.tensor([1, 1, 2])).tolist() == [3.5, 7.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_beyond_single_precision(dtype):
+    rows, weights = drawn(6, 9, dtype=dtype), torch.tensor([2**40 + 1, 3, 2**40, 7, 1, 2**41])
+    mean = weighted_mean(rows, weights)
+    assert mean.dtype == dtype
+    expected = torch.from_numpy(np.average(rows.double().numpy(), axis=0, weights=weights.numpy()))
+    torch.testing.assert_close(mean, expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("step", [1.0, 3e-2, 3e-3, 1e-3, 1e-5])
+def test_distances_equal_a_loop(dtype, offset, step):
+    # Rows 0 and 1 lie `step` apart, where all others are about 1 apart, far from zero.
+    rows = drawn(7, 20_000, dtype=dtype)
+    rows[1] = rows[0] + step * drawn(20_000, dtype=dtype)
+    rows = rows + offset
+    distances = squared_distances(rows)
+    torch.testing.assert_close(distances, slow_distances(rows), rtol=2e-3, atol=0)
+    assert distances.dtype == torch.float64
+
+
+def test_twins_have_no_distance():
+    rows = drawn(6, 100) + 50
+    rows[4] = rows[1]
+    distances = squared_distances(rows)
+    assert distances[1, 4] == distances[4, 1] == 0
+    assert not distances.diagonal().any()
+    assert (distances > 0).sum() == 36 - 6 - 2
+
+
+def test_an_outlier_does_not_blur_the_others_distances():
+    rows = drawn(5, 100)
+    rows[0] *= 1e6
+    torch.testing.assert_close(squared_distances(rows), slow_distances(rows), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_axes_are_those_of_pca(dtype, offset):
+    rows = drawn(12, 30, dtype=dtype) * torch.linspace(3, 0.1, 30, dtype=dtype) + offset
+    points = principal_components(rows, 3).numpy()
+    expected = PCA(3, svd_solver="full").fit_transform(rows.double().numpy())
+    assert points.dtype == np.float64
+    np.testing.assert_allclose(np.abs(points), np.abs(expected), rtol=1e-3, atol=1e-3)
+    signs = np.sign((points * expected).sum(0))
+    np.testing.assert_allclose(points, signs * expected, rtol=1e-3, atol=1e-3)
+
+
+def test_bits_are_exact():
+    bits = drawn(15, 70_000) > 0.3
+    points = principal_components(bits, 2).numpy()
+    expected = PCA(2, svd_solver="full").fit_transform(bits.double().numpy())
+    np.testing.assert_allclose(np.abs(points), np.abs(expected), rtol=1e-8, atol=1e-8)
+
+
+def test_permuted_rows_give_permuted_points():
+    rows, order = drawn(9, 40, dtype=torch.float64), torch.randperm(9, generator=generator(1))
+    torch.testing.assert_close(
+        principal_components(rows[order], 2), principal_components(rows, 2)[order]
+    )
+
+
+def test_all_axes_keep_the_distances_and_missing_ones_are_zero():
+    rows = drawn(3, 50, dtype=torch.float64)
+    points = principal_components(rows, 5)
+    assert points.shape == (3, 5)
+    assert not points[:, 3:].any()
+    torch.testing.assert_close(slow_distances(points), slow_distances(rows))
+
+
+def test_identical_rows_lie_at_the_origin():
+    assert not principal_components(torch.ones(4, 10, dtype=torch.bool), 2).any()
+    assert principal_components(torch.ones(1, 10), 2).tolist() == [[0.0, 0.0]]

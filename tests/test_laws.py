@@ -1,0 +1,337 @@
+"""What holds for every defence and every attack. A component without a row here fails the file."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pytest
+import torch
+
+from skymask import ClientData, InputError, Round
+from skymask.attacks import ATTACKS
+from skymask.defences import DEFENCES
+from skymask.randomness import generator
+from tests.reference import digits
+
+NAN, INF = math.nan, math.inf
+MASKS = {
+    "gamma": [0, -1.0, NAN, INF],
+    "steps": [0, 2.5, NAN],
+    "tolerance": [-0.1, 1.0, NAN],
+    "tau": [0, 1, NAN],
+    "dims": [0, 1.5],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a component promises, and values that its settings refuse."""
+
+    refused: dict[str, list[Any]] = field(default_factory=dict)
+    robust: bool = True
+    """A few malicious clients cannot make the update longer than the honest ones'."""
+    make: Callable[[], Any] | None = None
+
+
+DEFENCE_ROWS = {
+    "fedavg": Row(robust=False),
+    "median": Row(),
+    "skymask": Row(MASKS),
+    "skymask-nr": Row(MASKS),
+    "skymask-paper": Row({"gamma": MASKS["gamma"]}, make=lambda: DEFENCES["skymask-paper"](1e3)),
+}
+ATTACK_ROWS = {
+    "none": Row(),
+    "label-flip": Row(),
+    "min-sum": Row({"direction": ["mean", None], "limit": ["least", None]}),
+    "fang-trim": Row({"stretch": [1, 0.5, NAN, INF]}),
+}
+# Settings whose every value is good.
+FREE = {"relative"}
+
+each_defence = pytest.mark.parametrize("name", DEFENCES)
+each_attack = pytest.mark.parametrize("name", ATTACKS)
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def defence(name: str) -> Any:
+    return (DEFENCE_ROWS[name].make or DEFENCES[name])()
+
+
+def federation(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, Round]:
+    """Twenty clients, six of them sign-flipped, with everything that a round may hold."""
+    updates, round = digits.flipped(6, dtype)
+    buffers = torch.rand(digits.CLIENTS, 4, generator=generator("buffers")).to(dtype)
+    layers = {"norm.running_mean": slice(0, 2), "norm.running_var": slice(2, 4)}
+    return updates.clone(), dataclasses.replace(
+        round, buffers=buffers, buffer_layers=layers, generator=generator("law"), memory={"kept": 1}
+    )
+
+
+def taken(updates: torch.Tensor, round: Round, rows: torch.Tensor) -> tuple[torch.Tensor, Round]:
+    """The clients `rows` (bool or int64) alone, in that order."""
+    part = {name: getattr(round, name)[rows] for name in ("clients", "counts", "buffers")}
+    return updates[rows], dataclasses.replace(round, **part)
+
+
+def tensors_of(round: Round) -> dict[str, torch.Tensor]:
+    found = {f.name: getattr(round, f.name) for f in fields(round)}
+    found |= dict(zip(("inputs", "labels"), round.root, strict=True)) if round.root else {}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def same(some: torch.Tensor, other: torch.Tensor) -> bool:
+    """Bit for bit, NaN and -0 included."""
+    return some.dtype == other.dtype and some.numpy().tobytes() == other.numpy().tobytes()
+
+
+def test_every_component_has_a_row():
+    assert set(DEFENCE_ROWS) == set(DEFENCES)
+    assert set(ATTACK_ROWS) == set(ATTACKS)
+
+
+@pytest.mark.parametrize(
+    ("maker", "row"),
+    [(DEFENCES[n], r) for n, r in DEFENCE_ROWS.items()]
+    + [(ATTACKS[n], r) for n, r in ATTACK_ROWS.items()],
+    ids=[*DEFENCE_ROWS, *ATTACK_ROWS],
+)
+def test_settings_are_checked(maker, row):
+    if isinstance(maker, type):
+        assert {f.name for f in fields(maker)} - FREE == set(row.refused)
+    for setting, values in row.refused.items():
+        for value in values:
+            with pytest.raises(InputError, match=rf"{setting} is {value!r}"):
+                maker(**{setting: value})
+
+
+@pytest.mark.parametrize("name", [*DEFENCES, *ATTACKS])
+def test_components_are_values(name):
+    maker = (DEFENCES | ATTACKS)[name]
+    assert maker() == maker()
+    assert hash(maker()) == hash(maker())
+    if fields(maker()):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(maker(), fields(maker())[0].name, 1)
+
+
+@each_defence
+@each_dtype
+def test_a_decision_has_its_shapes_and_dtype(name, dtype):
+    updates, round = federation(dtype)
+    decision = defence(name)(updates, round)
+    n, d = updates.shape
+    assert decision.update.shape == (d,)
+    assert decision.update.dtype == dtype
+    assert decision.update.isfinite().all()
+    assert decision.accepted.shape == (n,)
+    assert decision.accepted.dtype == torch.bool
+    assert decision.scores is None or decision.scores.shape == (n,)
+    assert decision.reasons is None or len(decision.reasons) == n
+    assert decision.buffers.shape == (4,)
+    assert decision.buffers.dtype == dtype
+
+
+@each_defence
+def test_the_order_of_the_clients_does_not_matter(name):
+    updates, round = federation()
+    order = torch.randperm(len(updates), generator=generator("order"))
+    decision = defence(name)(updates, round)
+    permuted = defence(name)(*taken(updates, round, order))
+    assert permuted.accepted.equal(decision.accepted[order])
+    torch.testing.assert_close(permuted.update, decision.update)
+    torch.testing.assert_close(permuted.buffers, decision.buffers)
+
+
+@each_defence
+def test_a_defence_changes_nothing_it_is_given(name):
+    updates, round = federation()
+    before = {key: value.clone() for key, value in tensors_of(round).items()}
+    given = updates.clone()
+    defence(name)(updates, round)
+    assert same(updates, given)
+    assert all(same(value, before[key]) for key, value in tensors_of(round).items())
+    assert round.memory == {"kept": 1}
+
+
+@each_defence
+def test_the_same_generator_gives_the_same_decision(name):
+    def decide() -> torch.Tensor:
+        updates, round = federation()
+        return defence(name)(updates, round).update
+
+    first = decide()
+    torch.rand(3)
+    before = torch.random.get_rng_state()
+    assert same(first, decide())
+    assert torch.random.get_rng_state().equal(before)
+
+
+@each_defence
+@pytest.mark.parametrize("value", [NAN, INF, 1e38])
+def test_an_unusable_row_is_rejected_and_the_others_decide(name, value):
+    updates, round = federation()
+    updates[9, 5] = value
+    decision = defence(name)(updates, round)
+    rest = torch.arange(len(updates)) != 9
+    expected = defence(name)(*taken(updates, round, rest))
+    assert not decision.accepted[9]
+    assert decision.reasons[9].startswith("its update")
+    assert decision.accepted[rest].equal(expected.accepted)
+    assert same(decision.update, expected.update)
+    assert same(decision.buffers, expected.buffers)
+
+
+@each_defence
+@pytest.mark.parametrize("size", [1e3, 1e15, 1e18, 1e38])
+@pytest.mark.parametrize("colluding", ["same", "own"])
+def test_huge_rows_in_collusion_do_not_carry_a_robust_rule_away(name, size, colluding):
+    updates, round = federation()
+    honest = updates[6:]
+    noise = torch.randn(6, updates.shape[1], generator=generator("huge"))
+    updates[:6] = size * (
+        noise / noise.norm(dim=1, keepdim=True)
+        if colluding == "own"
+        else noise[0] / noise[0].norm()
+    )
+    decision = defence(name)(updates, round)
+    assert decision.update.isfinite().all()
+    if DEFENCE_ROWS[name].robust:
+        assert decision.accepted[6:].any()
+        assert decision.update.norm() <= 2 * honest.norm(dim=1).max()
+
+
+@each_defence
+def test_one_client_is_a_round(name):
+    updates, round = federation()
+    decision = defence(name)(*taken(updates, round, torch.tensor([9])))
+    expected = updates[9] if decision.accepted[0] else torch.zeros(updates.shape[1])
+    torch.testing.assert_close(decision.update, expected)
+    assert decision.accepted[0] or decision.evidence["fallback"]
+
+
+@each_defence
+def test_identical_updates_are_treated_alike(name):
+    updates, round = federation()
+    decision = defence(name)(updates[9].expand_as(updates), round)
+    assert len(decision.accepted.unique()) == 1
+    if decision.accepted.all():
+        torch.testing.assert_close(decision.update, updates[9])
+
+
+@each_defence
+def test_a_caller_may_keep_or_switch_off_autograd(name):
+    updates, round = federation()
+    expected = defence(name)(updates, round)
+    with torch.no_grad():
+        assert same(defence(name)(updates, round).update, expected.update)
+    tracked = defence(name)(updates.clone().requires_grad_(), round)
+    assert not tracked.update.requires_grad
+    assert same(tracked.update, expected.update)
+
+
+@each_defence
+def test_nobody_usable_leaves_the_model(name):
+    updates, round = federation()
+    decision = defence(name)(torch.full_like(updates, NAN), round)
+    assert not decision.accepted.any()
+    assert not decision.update.any()
+    assert decision.evidence["fallback"]
+
+
+@each_defence
+def test_another_number_of_parameters_is_bad_input(name):
+    updates, round = federation()
+    with pytest.raises(InputError, match=r"round\.params"):
+        defence(name)(updates[:, 1:], round)
+
+
+def known(seed: int = 0) -> Round:
+    """What an attack gets to know."""
+    return Round(generator=generator("attack", seed))
+
+
+def attacked(
+    name: str, updates: torch.Tensor, malicious: torch.Tensor, seed: int = 0
+) -> torch.Tensor:
+    sent = ATTACKS[name]().poison_updates(updates, malicious, known(seed))
+    return sent[0] if isinstance(sent, tuple) else sent
+
+
+def some_updates(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(8, 30, generator=generator("attacked")).to(dtype)
+
+
+def some_data() -> ClientData:
+    offsets = torch.tensor([0, 2, 5, 9, 12])
+    return ClientData(
+        torch.randn(12, 3, generator=generator("x")), torch.arange(12) % 5, offsets, 5
+    )
+
+
+SOME = torch.tensor([True, False, False, True, False, False, True, False])
+
+
+@each_attack
+@each_dtype
+@pytest.mark.parametrize("malicious", [SOME, ~SOME], ids=["few", "many"])
+def test_honest_updates_stay_bit_for_bit(name, dtype, malicious):
+    updates = some_updates(dtype)
+    updates[1, :3] = torch.tensor([-0.0, 1e-40, 1e10])
+    given = updates.clone()
+    sent = attacked(name, updates, malicious)
+    assert same(updates, given)
+    assert sent.shape == updates.shape
+    assert sent.dtype == dtype
+    assert sent.isfinite().all()
+    assert same(sent[~malicious], given[~malicious])
+
+
+@each_attack
+def test_an_attack_of_nobody_is_none(name):
+    updates, data = some_updates(), some_data()
+    assert same(attacked(name, updates, torch.zeros(8, dtype=torch.bool)), updates)
+    poisoned = ATTACKS[name]().poison_data(data, torch.zeros(4, dtype=torch.bool), generator())
+    assert same(poisoned.labels, data.labels)
+    assert same(poisoned.inputs, data.inputs)
+
+
+@each_attack
+@pytest.mark.parametrize("honest", [0, 1])
+def test_an_attack_may_have_hardly_anyone_to_copy(name, honest):
+    sent = attacked(name, some_updates(), torch.arange(8) >= honest)
+    assert sent.shape == (8, 30)
+    assert sent.isfinite().all()
+
+
+@each_attack
+def test_the_same_generator_gives_the_same_attack(name):
+    first = attacked(name, some_updates(), SOME)
+    before = torch.random.get_rng_state()
+    assert same(first, attacked(name, some_updates(), SOME))
+    assert torch.random.get_rng_state().equal(before)
+
+
+@each_attack
+def test_the_order_of_honest_clients_does_not_matter_to_an_attack(name):
+    updates, order = some_updates(), torch.arange(8)
+    order[~SOME] = order[~SOME].flip(0)
+    one, other = attacked(name, updates, SOME), attacked(name, updates[order], SOME)
+    torch.testing.assert_close(one[SOME], other[SOME])
+
+
+@each_attack
+def test_poisoned_data_differ_for_malicious_clients_alone(name):
+    data, malicious = some_data(), torch.tensor([False, True, False, True])
+    given = data.inputs.clone(), data.labels.clone()
+    poisoned = ATTACKS[name]().poison_data(data, malicious, generator())
+    honest = ~data.rows(malicious)
+    assert same(data.inputs, given[0])
+    assert same(data.labels, given[1])
+    assert same(poisoned.inputs[honest], given[0][honest])
+    assert same(poisoned.labels[honest], given[1][honest])
+    assert poisoned.offsets.equal(data.offsets)
+    assert poisoned.labels.min() >= 0
+    assert poisoned.labels.max() < data.classes

@@ -1,0 +1,128 @@
+import json
+
+import pytest
+import torch
+
+from skymask.errors import InputError
+from skymask.records import Checkpoint, RunFolder
+
+CPU = torch.device("cpu")
+MANIFEST = {"experiment": {"seed": 1}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start(MANIFEST)
+    return run
+
+
+def test_checkpoint_round_trip(folder):
+    memory = {
+        "means": [torch.arange(3.0), torch.ones(2, dtype=torch.bool)],
+        "n": 3,
+        "who": "a",
+        "none": None,
+    }
+    saved = Checkpoint(7, torch.randn(5), torch.empty(0), memory)
+    folder.save(saved)
+    loaded = folder.load(CPU)
+    assert loaded.rounds == 7
+    assert loaded.params.equal(saved.params)
+    assert loaded.buffers.shape == (0,)
+    assert loaded.memory["means"][0].equal(torch.arange(3.0))
+    assert loaded.memory["means"][1].dtype == torch.bool
+    assert {k: loaded.memory[k] for k in ("n", "who", "none")} == {"n": 3, "who": "a", "none": None}
+
+
+def test_memory_that_is_no_data_is_refused_and_the_checkpoint_stays(folder):
+    folder.save(Checkpoint(1, torch.ones(2), torch.empty(0), None))
+    with pytest.raises(InputError, match=r"memory\.x holds a object"):
+        folder.save(Checkpoint(2, torch.ones(2), torch.empty(0), {"x": object()}))
+    assert folder.load(CPU).rounds == 1
+
+
+def test_records_are_json_without_nan(folder):
+    folder.append({"round": 0, "loss": float("nan"), "rates": [float("inf"), 0.5]})
+    assert folder.rounds() == [{"round": 0, "loss": None, "rates": [None, 0.5]}]
+
+
+def test_a_torn_last_line_is_dropped_and_an_inner_one_is_an_error(folder):
+    for index in range(3):
+        folder.append({"round": index})
+    path = folder.path / "rounds.jsonl"
+    whole = path.read_bytes()
+    for length in range(len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert folder.rounds() == [{"round": i} for i in range(whole[:length].count(b"\n"))]
+    path.write_bytes(b'{"round": 0}\n{"rou\n{"round": 2}\n')
+    with pytest.raises(InputError, match=r"rounds.jsonl line 2 is not JSON"):
+        folder.rounds()
+
+
+def test_cut_keeps_the_first_rounds(folder):
+    for index in range(5):
+        folder.append({"round": index})
+    folder.finish({"accuracy": 1.0})
+    assert [r["round"] for r in folder.cut(3)] == [0, 1, 2]
+    assert [r["round"] for r in folder.rounds()] == [0, 1, 2]
+    assert folder.summary is None
+    with pytest.raises(InputError, match="has 3 rounds but the checkpoint is after 4"):
+        folder.cut(4)
+
+
+def test_a_folder_in_use_is_refused_untouched(folder, tmp_path):
+    with pytest.raises(InputError, match="holds another run"):
+        folder.start(MANIFEST)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty"):
+        RunFolder(tmp_path / "notes").start(MANIFEST)
+    with pytest.raises(InputError, match="is a file"):
+        RunFolder(tmp_path / "notes" / "a.txt").start(MANIFEST)
+    assert (tmp_path / "notes" / "a.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x08" + b"\0" * 40, b"\xff" * 64])
+def test_a_corrupt_checkpoint_is_one_sentence(folder, content):
+    (folder.path / "checkpoint.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="is not a checkpoint of a run"):
+        folder.load(CPU)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"experiment": 3}', '"x"'])
+def test_a_corrupt_manifest_is_one_sentence(folder, content):
+    (folder.path / "manifest.json").write_text(content)
+    with pytest.raises(InputError, match=r"manifest.json"):
+        _ = folder.manifest
+
+
+def test_no_run_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="holds no run"):
+        _ = RunFolder(tmp_path).manifest
+
+
+def test_a_full_disk_keeps_what_was_there(folder, monkeypatch):
+    folder.save(Checkpoint(1, torch.ones(2), torch.empty(0), None))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device; what was there is kept"):
+        folder.save(Checkpoint(2, torch.ones(2), torch.empty(0), None))
+    monkeypatch.undo()
+    assert folder.load(CPU).rounds == 1
+    assert sorted(p.name for p in folder.path.iterdir()) == [
+        "checkpoint.safetensors",
+        "manifest.json",
+    ]
+
+
+def test_nothing_is_pickled(folder):
+    folder.save(Checkpoint(1, torch.ones(2), torch.empty(0), {"a": torch.ones(1)}))
+    folder.append({"round": 0})
+    for path in folder.path.iterdir():
+        assert b"\x80\x04" not in path.read_bytes()[:2]
+        assert path.suffix in (".json", ".jsonl", ".safetensors")
+    json.loads((folder.path / "manifest.json").read_text())
