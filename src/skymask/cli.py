@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import shutil
 import statistics
 import sys
 import time
@@ -190,25 +191,26 @@ def demo(
     for title, experiment in cases.items():
         folder = base / title.replace(", ", "-").replace(" ", "-")
         results[title] = (_run(experiment.resolved(), title, folder, device, None), folder)
-    table = Table(
-        "", "accuracy", "FPR", "FNR", "run folder", title="20 clients, 6 of them malicious"
-    )
-    for title, (result, folder) in results.items():
+    table = Table("", "accuracy", "FPR", "FNR", title="20 clients, 6 of them malicious")
+    for title, (result, _) in results.items():
         s = result.summary
         # FedAvg judges nobody: a rate of wrong verdicts would say nothing.
         judged = title.startswith("skymask")
         rates = (percent(s["fpr"]), percent(s["fnr"])) if judged else ("-", "-")
-        table.add_row(title, percent(s["accuracy"]), *rates, str(folder))
+        table.add_row(title, percent(s["accuracy"]), *rates)
     out.print(table)
+    folders = [shlex.quote(str(folder)) for _, folder in results.values()]
+    # Inside a virtual environment that is not activated only the path that was typed works.
+    program = "skymask" if shutil.which("skymask") else sys.argv[0]
+    out.print("run folders:", *folders, sep="\n  ", soft_wrap=True, highlight=False)
+    out.print(
+        f"look at them: {program} report {' '.join(folders)}", soft_wrap=True, highlight=False
+    )
     if as_json:
-        print(
-            json.dumps(
-                {
-                    title: r.summary | {"folder": str(folder)}
-                    for title, (r, folder) in results.items()
-                }
-            )
-        )
+        told = {
+            title: r.summary | {"folder": str(folder)} for title, (r, folder) in results.items()
+        }
+        print(json.dumps(told))
 
 
 @app.command("list")

@@ -40,6 +40,7 @@ def verdicts(decision: Decision, clients: Tensor, malicious: Tensor) -> dict[str
 
     fpr: share of the honest clients that were rejected; fnr: share of the malicious ones that were
     accepted (section IV-A7); None where there are none. `rejected`: client id -> reason.
+    `evidence`: those parts of the decision's evidence that are single numbers.
     """
     accepted = decision.accepted.cpu()
     reasons = decision.reasons or (None,) * len(clients)
@@ -52,6 +53,7 @@ def verdicts(decision: Decision, clients: Tensor, malicious: Tensor) -> dict[str
         "rejected": rejected,
         "update_norm": float(torch.linalg.vector_norm(decision.update)),
         "fallback": decision.evidence.get("fallback"),
+        "evidence": {k: v for k, v in decision.evidence.items() if isinstance(v, int | float)},
     }
 
 
