@@ -16,7 +16,7 @@ import torch
 import skymask as sm
 from benchmarks.writing import conditions, markdown_table, write
 
-STAGES = ("train", "root", "attack", "defence")
+STAGES = ("train", "attack", "defence")
 
 
 def measure(data: str, rounds: int, device: torch.device, data_dir: str | None) -> dict[str, Any]:

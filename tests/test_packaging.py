@@ -35,6 +35,7 @@ ORDER = (
     "models",
     "clients",
     "server",
+    "kernels",
     "masks",
     "clustering",
     "defences",

@@ -43,17 +43,13 @@ def two_gaussians(points: Array, steps: int = 100, tolerance: float = 1e-6) -> M
     scaled = (points - points.mean(0)) / (scale if scale > 0 else 1.0)
     if len(points) < 2:
         return Mixture(np.array([[1.0, 0.0]]), 0.0)
-    starts = [_two_means(scaled[:, 0])] + [axis > 0 for axis in scaled.T]
-    fits = [
-        _expectation_maximisation(scaled, s, steps, tolerance)
-        for s in starts
-        if 0 < s.sum() < len(s)
-    ]
-    if not fits:  # all points are the same
-        sure = np.zeros((len(points), 2))
-        sure[:, 0] = 1.0
-        return Mixture(sure, 0.0)
-    return max(fits, key=lambda fit: fit.log_likelihood)
+    starts = np.stack([_two_means(scaled[:, 0]), *(scaled.T > 0)])
+    starts = starts[(starts.sum(1) > 0) & (starts.sum(1) < len(points))]
+    if not len(starts):  # all points are the same
+        return Mixture(np.tile([1.0, 0.0], (len(points), 1)), 0.0)
+    probabilities, totals = _expectation_maximisation(scaled, starts, steps, tolerance)
+    best = int(totals.argmax())
+    return Mixture(probabilities[best], float(totals[best]))
 
 
 def _two_means(values: Array) -> npt.NDArray[np.bool_]:
@@ -68,33 +64,37 @@ def _two_means(values: Array) -> npt.NDArray[np.bool_]:
 
 
 def _expectation_maximisation(
-    points: Array, start: npt.NDArray[np.bool_], steps: int, tolerance: float
-) -> Mixture:
-    probabilities = np.stack([~start, start], 1).astype(float)
-    last = -np.inf
+    points: Array, starts: npt.NDArray[np.bool_], steps: int, tolerance: float
+) -> tuple[Array, Array]:
+    """Run EM on `points` (n, k) from all `starts` (s, n) at once, until none gains any more.
+
+    Returns the probabilities (s, n, 2) and log-likelihoods (s,).
+    """
+    probabilities = np.stack([~starts, starts], 2).astype(float)
+    last = np.full(len(starts), -np.inf)
     for _ in range(steps):
         weighted = _log_densities(points, probabilities)
-        peak = weighted.max(1, keepdims=True)
-        evidence = peak + np.log(np.exp(weighted - peak).sum(1, keepdims=True))
+        peak = weighted.max(2, keepdims=True)
+        evidence = peak + np.log(np.exp(weighted - peak).sum(2, keepdims=True))
         probabilities = np.exp(weighted - evidence)
-        total = float(evidence.sum())
-        if total - last < tolerance * len(points):
+        total = evidence.sum((1, 2))
+        if (total - last < tolerance * len(points)).all():
             break
         last = total
-    return Mixture(probabilities, total)
+    return probabilities, total
 
 
 def _log_densities(points: Array, probabilities: Array) -> Array:
-    """Log of weight times density of each component at each point, (n, 2), after the M step."""
+    """Log of weight times density of each component at each point, (s, n, 2), after the M step."""
     n, k = points.shape
-    columns = []
-    for p in probabilities.T:
-        mass = p.sum() + 10 * np.finfo(float).eps
-        mean = p @ points / mass
-        offset = points - mean
-        covariance = (p[:, None] * offset).T @ offset / mass + _FLOOR * np.eye(k)
-        cholesky = np.linalg.cholesky(covariance)
-        distance = np.square(np.linalg.solve(cholesky, offset.T)).sum(0)
-        log_determinant = 2 * np.log(cholesky.diagonal()).sum()
-        columns.append(np.log(mass / n) - (k * np.log(2 * np.pi) + log_determinant + distance) / 2)
-    return np.stack(columns, 1)
+    shares = probabilities.transpose(0, 2, 1)  # (s, 2, n)
+    mass = shares.sum(2) + 10 * np.finfo(float).eps
+    means = shares @ points / mass[..., None]
+    offsets = points - means[:, :, None]  # (s, 2, n, k)
+    covariances = (shares[..., None] * offsets).swapaxes(2, 3) @ offsets / mass[..., None, None]
+    cholesky = np.linalg.cholesky(covariances + _FLOOR * np.eye(k))
+    distances = np.square(np.linalg.inv(cholesky) @ offsets.swapaxes(2, 3)).sum(2)
+    log_determinants = 2 * np.log(np.diagonal(cholesky, axis1=2, axis2=3)).sum(2)
+    normal = -(k * np.log(2 * np.pi) + log_determinants[..., None] + distances) / 2
+    densities: Array = (np.log(mass / n)[..., None] + normal).swapaxes(1, 2)
+    return densities

@@ -6,7 +6,7 @@ laid out. Any `torch.nn.Module` will do: there is no masked twin of a model anyw
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -139,20 +139,91 @@ def assign(module: nn.Module, params: Tensor) -> None:
         parameter.copy_(part.view_as(parameter))
 
 
-def root_loss(model: FlatModel, loss: SampleLoss, buffers: Tensor) -> Loss:
+@dataclass(frozen=True, eq=False)
+class RootLoss:
     """The `Round.loss` of a model: the mean loss over a batch as a function of params (d,).
 
     Batch norm uses the batch's own statistics and `buffers` (b,) is left as it is; everything
     else that differs between training and evaluation (dropout) is in evaluation mode, so that the
     same parameters always give the same loss.
     """
-    module = model.in_mode(False, batch_statistics=True)
 
-    def mean_loss(params: Tensor, batch: Batch) -> Tensor:
-        outputs = functional_call(module, model.tensors(params, buffers), (batch.inputs,))
-        return loss(outputs, batch.labels)
+    model: FlatModel
+    loss: SampleLoss
+    module: nn.Module
+    buffers: Tensor
+    graphs: "dict[int, _GradientGraph | None]" = field(default_factory=dict)
+    """Captured gradients by batch; shared by the losses of a run's rounds."""
 
-    return mean_loss
+    def __call__(self, params: Tensor, batch: Batch) -> Tensor:
+        """Mean loss over `batch` at `params` (d,), a differentiable scalar."""
+        outputs = functional_call(
+            self.module, self.model.tensors(params, self.buffers), (batch.inputs,)
+        )
+        return self.loss(outputs, batch.labels)
+
+    def gradient(self, params: Tensor, batch: Batch) -> Tensor:
+        """Gradient of the mean loss over `batch` at `params`, (d,).
+
+        On CUDA the first call for a batch records the computation, later ones replay it: for a
+        small model launching the kernels takes several times as long as running them. A loss or
+        module that cannot be recorded (one that waits for the device) is computed as usual.
+        """
+        if params.device.type != "cuda":
+            return gradient(self, params, batch)
+        if id(batch.inputs) not in self.graphs:
+            self.graphs[id(batch.inputs)] = _record(self, params, batch)
+        graph = self.graphs[id(batch.inputs)]
+        return gradient(self, params, batch) if graph is None else graph(params, self.buffers)
+
+
+def root_loss(model: FlatModel, loss: SampleLoss, buffers: Tensor) -> RootLoss:
+    """The `RootLoss` of `model` with `buffers` (b,)."""
+    return RootLoss(model, loss, model.in_mode(False, batch_statistics=True), buffers)
+
+
+def gradient(loss: Loss, params: Tensor, batch: Batch) -> Tensor:
+    """Gradient of `loss` over `batch` at `params`, (d,), by automatic differentiation."""
+    leaf = params.detach().requires_grad_()
+    with torch.enable_grad():
+        slope: Tensor = torch.autograd.grad(loss(leaf, batch), leaf)[0]
+    return slope
+
+
+@dataclass(frozen=True, eq=False)
+class _GradientGraph:
+    """A recorded gradient: what it reads, what it writes, and how to run it again."""
+
+    batch: Batch
+    params: Tensor
+    buffers: Tensor
+    slope: Tensor
+    graph: torch.cuda.CUDAGraph
+
+    def __call__(self, params: Tensor, buffers: Tensor) -> Tensor:
+        self.params.copy_(params)
+        self.buffers.copy_(buffers)
+        self.graph.replay()
+        return self.slope.clone()
+
+
+def _record(loss: RootLoss, params: Tensor, batch: Batch) -> _GradientGraph | None:
+    """Record `gradient`; None where that is not possible."""
+    inputs, buffers = params.detach().clone(), loss.buffers.clone()
+    fixed = replace(loss, buffers=buffers)
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):  # libraries choose their algorithms and allocate before the recording
+            gradient(fixed, inputs, batch)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            slope = gradient(fixed, inputs, batch)
+    except RuntimeError:
+        return None
+    return _GradientGraph(batch, inputs, buffers, slope, graph)
 
 
 def _channels_last(_: nn.Module, __: object, output: Tensor) -> Tensor:

@@ -14,14 +14,16 @@ Since W_i = W_t + U_i, the updates U_i can stand for the models W_i in all of th
 Wbar = W_t + Ubar; that also loses fewer digits.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-_BLOCK_ENTRIES = {"cpu": 1 << 20}
+from skymask.kernels import fused_state
+
+_BLOCK_ENTRIES = {"cpu": 1 << 18}
 """Mask entries worked on at once: on a CPU, so few that a block's temporaries stay in the cache."""
 
 
@@ -73,48 +75,90 @@ class MaskTraining:
         Where the gradient is not finite or vanishes the masks have nothing to learn from and
         training stops there.
         """
-        n, d = updates.shape
-        values = torch.ones_like(updates)
-        threshold = math.log(self.tau / (1 - self.tau))  # sigmoid(m) > tau is m > logit(tau)
-        blocks = _blocks(n, d, updates.device)
-        mean = updates.mean(0)  # all masks are equal at the start
-        total = torch.full_like(mean, n / (1 + math.exp(-1)))  # S, (d,)
+        state = fused_state(updates, self.tau) or PlainState(updates, self.tau)
+        gamma = self.gamma
+        state.advance(torch.zeros_like(updates[0]), gamma, self.relative)  # sums up, moves nothing
         steps, flipped = 0, 0.0
-        slope = torch.empty_like(
-            updates
-        )  # s (1 - s) (U - Ubar), the part of the gradient per client
         while steps < self.steps:
-            pull = gradient(mean) / total  # g / S, (d,)
-            square = torch.zeros((), dtype=torch.float64, device=updates.device)
-            for at in blocks:
-                s = torch.sigmoid(values[:, at])
-                part = torch.addcmul(s, s, s, value=-1, out=slope[:, at])
-                part.mul_(updates[:, at] - mean[at])
-                # Sums per column in single precision are short (n terms); the long sum over
-                # columns is taken in double, where 14 million terms lose nothing.
-                square += (part.square().sum(0) * pull[at].square()).sum(dtype=torch.float64)
-            rms = (square / (n * d)).sqrt()
-            if not (0 < rms.item() < math.inf):
+            slope = gradient(state.mean)
+            went_on, changed = state.advance(
+                slope, gamma, self.relative
+            ).tolist()  # one wait a step
+            if not went_on:
                 break
-            pull *= -(self.gamma / rms if self.relative else self.gamma)
-            changed = torch.zeros((), dtype=torch.int64, device=updates.device)
-            for at in blocks:
-                before = values[:, at] > threshold
-                m = values[:, at].addcmul_(slope[:, at], pull[at])
-                changed += (before != (m > threshold)).sum()
-                s = torch.sigmoid(m)
-                total[at] = s.sum(0)
-                mean[at] = torch.mul(s, updates[:, at]).sum(0) / total[at]
             steps += 1
-            flipped = changed.item() / (n * d)
+            flipped = changed / updates.numel()
             if watch is not None:
-                watch(steps, values)
+                watch(steps, state.values)
             if flipped <= self.tolerance:
                 break
-        return Masks(values > threshold, steps, flipped)
+        return Masks(state.bits, steps, flipped)
 
 
-def _blocks(n: int, d: int, device: torch.device) -> list[slice]:
-    """Column ranges that cover d, each small enough for the device's cache."""
-    width = max(1, _BLOCK_ENTRIES.get(device.type, n * d) // n)
-    return [slice(start, min(start + width, d)) for start in range(0, d, width)]
+class State(Protocol):
+    """Masks in training: what one pass over all of them reads and writes."""
+
+    values: Tensor
+    """The masks m, (n, d)."""
+    bits: Tensor
+    """The binary masks sigmoid(m) > tau, (n, d) bool."""
+    mean: Tensor
+    """Ubar, (d,)."""
+    total: Tensor
+    """S, (d,)."""
+    spread: Tensor
+    """sum_i (s_i (1 - s_i) (U_i - Ubar))^2, (d,): with g / S it gives the gradient's square."""
+
+    def advance(self, gradient: Tensor, gamma: float, relative: bool) -> Tensor:
+        """One step of Eq. 4 with `gradient` df/dWbar (d,) at the mean, then the sums anew.
+
+        Returns two numbers on the device: whether the mask gradient could be used (it is finite
+        and not all zero; if not nothing moves), and how many bits changed.
+        """
+        ...
+
+
+class PlainState:
+    """`State` in torch operations, in blocks of columns that stay in the cache.
+
+    Every block's temporaries live in the same few buffers: fresh ones would cost more in page
+    faults than the arithmetic.
+    """
+
+    def __init__(self, updates: Tensor, tau: float) -> None:
+        n, d = updates.shape
+        self.updates, self.tau = updates, tau
+        self.values, self.slope = torch.ones_like(updates), torch.zeros_like(updates)
+        self.bits = torch.sigmoid(self.values) > tau
+        self.mean, self.total, self.spread = updates.new_ones(3, d)
+        self.width = max(1, min(d, _BLOCK_ENTRIES.get(updates.device.type, n * d) // n))
+        self.scratch = updates.new_empty(2, n, self.width)
+        self.marks = torch.empty(n, self.width, dtype=torch.bool, device=updates.device)
+
+    def advance(self, gradient: Tensor, gamma: float, relative: bool) -> Tensor:
+        """See `State.advance`."""
+        n, d = self.values.shape
+        pull = gradient / self.total  # g / S
+        # Sums per column in single precision are short (n terms); the long sum over columns is
+        # taken in double, where 14 million terms lose nothing.
+        rms = ((self.spread * pull.square()).sum(dtype=torch.float64) / (n * d)).sqrt()
+        usable = rms.isfinite() & (rms > 0)
+        size = gamma / rms if relative else torch.full_like(rms, gamma)
+        pull = torch.where(usable, -size * pull, 0.0).to(pull.dtype)
+        changed = torch.zeros((), dtype=torch.int64, device=pull.device)
+        for start in range(0, d, self.width):
+            at = slice(start, min(start + self.width, d))
+            u, slope = self.updates[:, at], self.slope[:, at]
+            s, part = self.scratch[:, :, : at.stop - start]
+            bits = self.marks[:, : at.stop - start]
+            m = self.values[:, at].addcmul_(slope, pull[at])
+            torch.sigmoid(m, out=s)
+            torch.gt(s, self.tau, out=bits).logical_xor_(self.bits[:, at])
+            changed += bits.count_nonzero()
+            self.bits[:, at].logical_xor_(bits)
+            torch.sum(s, 0, out=self.total[at])
+            torch.sum(torch.mul(s, u, out=part), 0, out=self.mean[at]).div_(self.total[at])
+            torch.addcmul(s, s, s, value=-1, out=part)
+            torch.sub(u, self.mean[at], out=slope).mul_(part)
+            torch.sum(torch.mul(slope, slope, out=part), 0, out=self.spread[at])
+        return torch.stack([usable.to(changed), changed])

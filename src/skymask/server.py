@@ -1,14 +1,14 @@
 """What the server prepares for a round: the root model, and all else a rule may know."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from skymask.clients import LocalSGD, Trainer, plan
 from skymask.errors import InputError, require
-from skymask.flat import FlatModel, SampleLoss, assign, flat_model, flatten, root_loss
+from skymask.flat import FlatModel, RootLoss, SampleLoss, assign, flat_model, flatten, root_loss
 from skymask.randomness import generator, key
 from skymask.types import Batch, ClientData, Round
 
@@ -21,10 +21,10 @@ class Server:
     """The server's side of a federation whose model and root data set stay the same."""
 
     model: FlatModel
-    loss: SampleLoss
     root: Batch
     local: Trainer | OwnTraining
     seed: int
+    root_loss: RootLoss
 
     def round(
         self,
@@ -36,12 +36,16 @@ class Server:
         counts: Tensor | None = None,
         client_buffers: Tensor | None = None,
         memory: object = None,
+        server_update: Tensor | None = None,
     ) -> Round:
         """Train the root model from `params` (d,) and `buffers` (b,) and put the `Round` together.
 
         The root model takes as many steps, of the same batch size and rate, as a client (Eq. 6).
-        `client_buffers` is (n, b).
+        `client_buffers` is (n, b). A `server_update` (d,) that is given already, because the root
+        model was trained beside the clients, is taken as it is.
         """
+        if server_update is None:
+            server_update = self._root_update(index, params, buffers)
         return Round(
             index=index,
             clients=clients,
@@ -49,9 +53,9 @@ class Server:
             layers=self.model.layers,
             buffers=client_buffers,
             buffer_layers=self.model.buffer_layers,
-            loss=root_loss(self.model, self.loss, buffers),
+            loss=replace(self.root_loss, buffers=buffers),
             root=self.root,
-            server_update=self._root_update(index, params, buffers),
+            server_update=server_update,
             counts=counts,
             generator=generator(self.seed, "defence", index),
             memory=memory,
@@ -72,7 +76,11 @@ class Server:
 
 
 def server(
-    model: FlatModel, loss: SampleLoss, root: Batch, local: LocalSGD | OwnTraining, seed: int
+    model: FlatModel,
+    loss: SampleLoss,
+    root: Batch,
+    local: LocalSGD | Trainer | OwnTraining,
+    seed: int,
 ) -> Server:
     """A `Server` on the device of `root`.
 
@@ -87,7 +95,8 @@ def server(
     )
     params, buffers = (part.to(root.inputs.device) for part in model.initial())
     with torch.no_grad():
-        start = root_loss(model, loss, buffers)(params, root)
+        measure = root_loss(model, loss, buffers)
+        start = measure(params, root)
     if start.dim() or not start.isfinite():
         shown = start.item() if start.numel() == 1 else f"of shape {tuple(start.shape)}"
         raise InputError(
@@ -95,13 +104,23 @@ def server(
             "number; check the model's initial values, the loss and the data"
         )
     trainer = plan(model, loss, local, as_client(root)) if isinstance(local, LocalSGD) else local
-    return Server(model, loss, root, trainer, seed)
+    return Server(model, root, trainer, seed, measure)
 
 
 def as_client(root: Batch) -> ClientData:
     """The root data set as the data of one client."""
     offsets = torch.tensor([0, len(root.labels)])
     return ClientData(root.inputs, root.labels, offsets, 0)
+
+
+def with_client(data: ClientData, samples: Batch) -> ClientData:
+    """`data` with one more client, the last, who holds `samples`."""
+    return replace(
+        data,
+        inputs=torch.cat([data.inputs, samples.inputs]),
+        labels=torch.cat([data.labels, samples.labels]),
+        offsets=torch.cat([data.offsets, data.offsets[-1:] + len(samples.labels)]),
+    )
 
 
 def server_round(

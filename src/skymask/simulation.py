@@ -22,7 +22,7 @@ from skymask.metrics import Evaluation, evaluation, summarise, verdicts
 from skymask.models import MODELS
 from skymask.randomness import generator, key
 from skymask.records import Checkpoint, RunFolder
-from skymask.server import Server, server
+from skymask.server import Server, server, with_client
 from skymask.types import Batch, ClientData, Dataset, Round
 
 _CHECKPOINT_SECONDS = 5.0
@@ -119,6 +119,7 @@ class _Run:
 
     experiment: Experiment
     data: ClientData
+    """The clients' samples, and after the last client's the root data set."""
     malicious: Tensor
     """(clients,) bool on the CPU. The defence never sees it."""
     trainer: Trainer
@@ -144,14 +145,15 @@ def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path 
         )
     model = _model(e, dataset).to(device)
     data = e.attack.poison_data(parts.clients, malicious, generator(seed, "poison data"))
-    data = data.to(device)
+    data = with_client(data, parts.root).to(device)
     root = Batch(*(part.to(device) for part in parts.root))
-    side = server(model, e.loss, root, e.local, seed)
+    trainer = plan(model, e.loss, e.local, data)
+    side = server(model, e.loss, root, trainer, seed)
     return _Run(
         e,
         data,
         malicious,
-        plan(model, e.loss, e.local, data),
+        trainer,
         side,
         evaluation(model, e.loss, Batch(*(part.to(device) for part in parts.test))),
     )
@@ -185,19 +187,21 @@ def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]
     malicious = run.malicious[clients] & (not isinstance(e.attack, NoAttack))
     with _timed(stages, "train"):
         batches = key(e.seed, "batches", index)
-        updates, own_buffers = run.trainer(
-            state.params, state.buffers, run.data, clients.tolist(), batches
+        # The root model is one more client: it must be trained as they are, and costs less so.
+        trained, buffers = run.trainer(
+            state.params, state.buffers, run.data, [*clients.tolist(), len(run.malicious)], batches
         )
-    with _timed(stages, "root"):
-        round = run.server.round(
-            index,
-            state.params,
-            state.buffers,
-            clients=clients,
-            counts=run.data.counts[clients],
-            client_buffers=own_buffers if own_buffers.numel() else None,
-            memory=state.memory,
-        )
+        updates, own_buffers, server_update = trained[:-1], buffers[:-1], trained[-1]
+    round = run.server.round(
+        index,
+        state.params,
+        state.buffers,
+        clients=clients,
+        counts=run.data.counts[clients],
+        client_buffers=own_buffers if own_buffers.numel() else None,
+        memory=state.memory,
+        server_update=server_update,
+    )
     with _timed(stages, "attack"):
         updates, round = _attacked(run, updates, malicious, round)
     with _timed(stages, "defence"):

@@ -1,0 +1,128 @@
+"""A mask step in two GPU kernels; `masks.PlainState` is the same in torch operations.
+
+Written in Triton, which comes with torch on CUDA. A step moves 12 bytes of memory for each mask
+entry: m and U are read once and m is written once, in a program for each block of columns.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+
+    constexpr = tl.constexpr
+except ModuleNotFoundError:  # torch on a CPU
+    triton, constexpr = None, None
+
+_COLUMNS, _ROWS, _WARPS = 128, 4, 4
+"""A program's columns, the rows it has in flight, and its warps: the fastest of 60 on an H200."""
+
+_WIDE = 1024
+"""Columns of a program that reads vectors only."""
+
+
+def fused_state(updates: Tensor, tau: float) -> "FusedState | None":
+    """The fused `masks.State` of `updates` (n, d), or None where there is no such kernel.
+
+    There is one for single precision on CUDA.
+    """
+    if triton is None or updates.device.type != "cuda" or updates.dtype != torch.float32:
+        return None
+    return FusedState(updates, tau)
+
+
+class FusedState:
+    """`masks.State` in two kernels: the gradient's length, then one pass over all masks."""
+
+    def __init__(self, updates: Tensor, tau: float) -> None:
+        self.updates, self.tau = updates.contiguous(), tau
+        self.values = torch.ones_like(self.updates)
+        self.mean, self.total, self.spread = updates.new_ones(3, updates.shape[1])
+        self.mean.copy_(updates.mean(0))
+
+    @property
+    def bits(self) -> Tensor:
+        """See `masks.State`."""
+        return torch.sigmoid(self.values) > self.tau
+
+    def advance(self, gradient: Tensor, gamma: float, relative: bool) -> Tensor:
+        """See `masks.State.advance`."""
+        n, d = self.values.shape
+        parts = torch.empty(triton.cdiv(d, _WIDE), dtype=torch.float64, device=gradient.device)
+        _squares[(len(parts),)](gradient, self.total, self.spread, parts, d, _WIDE)
+        square = parts.sum() / (n * d)
+        programs = triton.cdiv(d, _COLUMNS)
+        told = torch.empty(programs, 2, dtype=torch.int32, device=gradient.device)
+        _advance[(programs,)](
+            self.values, self.updates, gradient, square, self.mean, self.total, self.spread, told,
+            n, d, gamma, self.tau, relative, _ROWS, _COLUMNS, num_warps=_WARPS,
+        )  # fmt: skip
+        return told.sum(0)
+
+
+def _kernel(function: Any) -> Any:
+    return function if triton is None else triton.jit(function)
+
+
+@_kernel
+def _squares(gradient, total, spread, parts, d, columns: constexpr):
+    """Each program's part of the sum of (g / S)^2 times the spread."""
+    column = tl.program_id(0).to(tl.int64) * columns + tl.arange(0, columns)
+    inside = column < d
+    pull = tl.load(gradient + column, inside, 0.0) / tl.load(total + column, inside, 1.0)
+    squares = tl.load(spread + column, inside, 0.0) * pull * pull
+    tl.store(parts + tl.program_id(0), tl.sum(squares.to(tl.float64), 0))
+
+
+@_kernel
+def _advance(
+    values, updates, gradient, square, mean, total, spread, told,
+    n, d, gamma, tau, relative: constexpr, rows: constexpr, columns: constexpr,
+):  # fmt: skip
+    """Move the masks of a block of columns and sum them up; see `masks.State`."""
+    column = tl.program_id(0).to(tl.int64) * columns + tl.arange(0, columns)
+    inside = column < d
+    rms = tl.sqrt(tl.load(square)).to(tl.float32)
+    usable = (rms > 0) & (rms < float("inf"))
+    size = gamma / rms if relative else gamma
+    pull = tl.load(gradient + column, inside, 0.0) / tl.load(total + column, inside, 1.0)
+    force = tl.where(usable, -size * pull, 0.0)[None, :]
+    old_mean = tl.load(mean + column, inside, 0.0)[None, :]
+    sums = tl.zeros((rows, columns), tl.float32)
+    weighted = tl.zeros((rows, columns), tl.float32)
+    # With t = s (1 - s) and w = U - the old mean, the spread around the new mean is
+    # sum t^2 (w - shift)^2, which needs no second pass; the mean moves little in a step, so that
+    # nothing cancels.
+    square_0 = tl.zeros((rows, columns), tl.float32)
+    square_1 = tl.zeros((rows, columns), tl.float32)
+    square_2 = tl.zeros((rows, columns), tl.float32)
+    flips = tl.zeros((rows, columns), tl.int32)
+    for start in range(0, n, rows):
+        row = start + tl.arange(0, rows).to(tl.int64)
+        there = (row < n)[:, None] & inside[None, :]
+        at = row[:, None] * d + column[None, :]
+        m = tl.load(values + at, there, 0.0)
+        w = tl.load(updates + at, there, 0.0) - old_mean
+        before = tl.sigmoid(m)
+        m += force * (before * (1 - before) * w)
+        tl.store(values + at, m, there)
+        s = tl.sigmoid(m)
+        flips += tl.where(there & ((before > tau) != (s > tau)), 1, 0)
+        s = tl.where(there, s, 0.0)
+        sums += s
+        weighted += s * w
+        t = s * (1 - s)
+        square_0 += t * t
+        square_1 += t * t * w
+        square_2 += t * t * w * w
+    new_total = tl.sum(sums, 0)
+    shift = tl.sum(weighted, 0) / tl.where(inside, new_total, 1.0)
+    around = tl.sum(square_2, 0) + shift * (shift * tl.sum(square_0, 0) - 2 * tl.sum(square_1, 0))
+    tl.store(mean + column, tl.load(mean + column, inside, 0.0) + shift, inside)
+    tl.store(total + column, new_total, inside)
+    tl.store(spread + column, tl.maximum(around, 0.0), inside)
+    tl.store(told + 2 * tl.program_id(0), tl.where(usable, 1, 0))
+    tl.store(told + 2 * tl.program_id(0) + 1, tl.sum(tl.sum(flips, 0), 0))

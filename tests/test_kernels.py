@@ -1,0 +1,71 @@
+"""The GPU's fast paths against the plain ones; without a GPU there is nothing to compare."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from skymask.flat import flat_model, gradient, root_loss
+from skymask.kernels import fused_state
+from skymask.masks import MaskTraining, PlainState
+from skymask.models import ResNet20, cnn
+from skymask.types import Batch
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def far(some, other):
+    """Relative distance of two tensors."""
+    return float((some - other).norm() / other.norm().clamp_min(1e-30))
+
+
+@pytest.mark.parametrize(("n", "d"), [(2, 1), (16, 128), (17, 129), (101, 5000), (333, 1000)])
+def test_the_fused_step_equals_the_plain_one(n, d):
+    draw = torch.Generator("cuda").manual_seed(n)
+    updates = torch.randn(n, d, device="cuda", generator=draw)
+    fused, plain = fused_state(updates, 0.4), PlainState(updates, 0.4)
+    for step in range(6):
+        slope = torch.randn(d, device="cuda", generator=draw) if step else updates.new_zeros(d)
+        relative = step < 4
+        told = fused.advance(slope, 1.5, relative).tolist()
+        expected = plain.advance(slope, 1.5, relative).tolist()
+        assert told[0] > 0 if expected[0] else told[0] == 0
+        assert abs(told[1] - expected[1]) <= 1e-5 * n * d
+        for name in ("values", "mean", "total", "spread"):
+            assert far(getattr(fused, name), getattr(plain, name)) < 1e-5, name
+    assert (fused.bits != plain.bits).float().mean() < 1e-5
+
+
+@pytest.mark.parametrize(("make", "shape"), [(cnn, (1, 28, 28)), (ResNet20, (3, 32, 32))])
+def test_a_recorded_gradient_equals_the_usual_one(make, shape):
+    model = flat_model(make()).to(torch.device("cuda"))
+    params, buffers = model.initial()
+    batch = Batch(torch.rand(50, *shape, device="cuda"), torch.arange(50, device="cuda") % 10)
+    loss = root_loss(model, F.cross_entropy, buffers)
+    for step in range(3):
+        at = params + 0.01 * step * torch.randn_like(params)
+        assert far(loss.gradient(at, batch), gradient(loss, at, batch)) < 1e-3
+
+
+def test_a_loss_that_waits_for_the_device_is_not_recorded_and_still_right():
+    model = flat_model(cnn()).to(torch.device("cuda"))
+    params, buffers = model.initial()
+    batch = Batch(torch.rand(8, 1, 28, 28, device="cuda"), torch.arange(8, device="cuda"))
+
+    def waiting(outputs, labels):
+        value = F.cross_entropy(outputs, labels)
+        return value * (2 if value.item() > 0 else 3)
+
+    loss = root_loss(model, waiting, buffers)
+    assert far(loss.gradient(params, batch), gradient(loss, params, batch)) < 1e-4
+    assert list(loss.graphs.values()) == [None]
+
+
+def test_masks_on_the_gpu_equal_masks_on_the_cpu():
+    draw = torch.Generator().manual_seed(3)
+    updates = torch.randn(40, 3000, generator=draw)
+    target = torch.randn(3000, generator=draw)
+    train = MaskTraining(steps=8)
+    on_cpu = train(updates, lambda mean: mean - target)
+    on_gpu = train(updates.cuda(), lambda mean: mean - target.cuda())
+    assert on_gpu.steps == on_cpu.steps
+    assert (on_gpu.bits.cpu() != on_cpu.bits).float().mean() < 1e-4
