@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types format clean
+.PHONY: help setup demo test test-all lint types bench format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,10 @@ lint: $(STAMP) ## Check style and formatting
 
 types: $(STAMP) ## Check the types of src/skymask
 	$(BIN)/python -m mypy
+
+bench: $(STAMP) ## Measure the SkyMask stage and whole rounds (Fashion-MNIST and HAR must be there)
+	$(BIN)/python -m benchmarks.stage
+	$(BIN)/python -m benchmarks.rounds
 
 format: $(STAMP) ## Format the code and mend what the linter can
 	$(BIN)/python -m ruff check --fix .

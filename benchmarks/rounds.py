@@ -15,6 +15,7 @@ import torch
 
 import skymask as sm
 from benchmarks.writing import conditions, markdown_table, write
+from skymask.environment import reuse_memory
 
 STAGES = ("train", "attack", "defence")
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--data-dir")
     options = parser.parse_args()
+    reuse_memory()
     device = torch.device(options.device)
     rows = [measure(data, options.rounds, device, options.data_dir) for data in options.data]
     table = markdown_table(

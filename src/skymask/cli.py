@@ -23,7 +23,7 @@ from skymask.clients import LocalSGD
 from skymask.components import parse, settings_of
 from skymask.data import DATA_SETS, OFFICIAL, PARTITIONS
 from skymask.defences import DEFENCES, FedAvg, SkyMask
-from skymask.environment import device_name, versions
+from skymask.environment import device_name, reuse_memory, versions
 from skymask.errors import InputError, require, unknown
 from skymask.experiment import DEFAULTS, Experiment, from_json
 from skymask.models import MODELS
@@ -62,6 +62,7 @@ AsJson = Annotated[
 def main() -> None:
     """Run the command line; bad input is one sentence on stderr and exit status 2."""
     warnings.showwarning = _warn
+    reuse_memory()
     try:
         app()
     except InputError as error:
