@@ -1,0 +1,44 @@
+"""Whole runs on the real data sets, as the README's figures were made but shorter."""
+
+import pytest
+
+import skymask as sm
+
+pytestmark = [pytest.mark.data, pytest.mark.long]
+
+
+def run(data_dir, **settings):
+    return sm.simulate(sm.Experiment(**settings), device="cpu", data_dir=data_dir)
+
+
+@pytest.mark.parametrize("attack", [sm.LabelFlip(), sm.FangTrim()])
+def test_har_keeps_the_accuracy_of_the_honest(data_dir, attack):
+    honest = run(data_dir, data="har", rounds=150, honest_only=True).summary
+    guarded = run(data_dir, data="har", rounds=150, attack=attack, defence=sm.SkyMask()).summary
+    assert honest["accuracy_last5"] > 0.94
+    assert guarded["accuracy_last5"] > honest["accuracy_last5"] - 0.015
+    assert guarded["fnr"] < 0.02
+    assert guarded["fpr"] < 0.05
+
+
+@pytest.mark.parametrize("attack", [sm.MinSum(), sm.FangTrim()])
+def test_fashion_mnist_finds_the_attackers_from_the_first_rounds(data_dir, attack):
+    result = run(data_dir, data="fashion-mnist", rounds=8, attack=attack, defence=sm.SkyMask())
+    assert {r["malicious"] for r in result.rounds} == {20}
+    assert result.summary["fnr"] <= 0.05
+    assert result.summary["fpr"] <= 0.10
+
+
+def test_cifar_10_trains_resnet_20_with_usable_statistics(data_dir):
+    result = run(
+        data_dir,
+        data="cifar-10",
+        clients=10,
+        rounds=2,
+        local=sm.LocalSGD(2, 32, 0.1),
+        attack=sm.MinSum(),
+        defence=sm.SkyMask(),
+    )
+    assert result.buffers.isfinite().all()
+    assert result.params.isfinite().all()
+    assert result.summary["accuracy"] is not None
