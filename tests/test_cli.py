@@ -152,6 +152,7 @@ def test_paper_rule_gets_the_papers_gamma_of_the_data_set(skymask, tmp_path):
         ([*SMALL, "--clients", "4"], "clients"),
         ([*SMALL, "--clients", "1000000"], "samples"),
         ([*SMALL, "--root-size", "100000"], "root_size is 100000 but must be"),
+        ([*SMALL, "--model", "cnn"], "cannot take the root data set"),
         ([*SMALL, "--model", "resnet"], "model 'resnet' is not known; did you mean 'resnet-20'?"),
         (
             [*SMALL, "--q", "0.5", "--partition", "dirichlet"],
@@ -193,6 +194,21 @@ def test_resume_of_a_finished_run_changes_nothing_but_says_its_summary(skymask, 
     first = last_json(skymask(*SMALL, "--out", folder, "--json"))
     again = last_json(skymask("run", "--resume", folder, "--device", "cpu", "--json"))
     assert again == first
+
+
+def test_resume_takes_no_other_settings(skymask, tmp_path):
+    assert skymask(*SMALL, "--out", tmp_path / "run").returncode == 0
+    done = skymask("run", "--resume", tmp_path / "run", "--rounds", "50")
+    assert done.returncode == 2
+    assert "--rounds cannot be given with --resume" in done.stderr
+
+
+def test_seeds_are_refused_before_the_first_run_if_a_folder_is_taken(skymask, tmp_path):
+    assert skymask(*SMALL, "--out", tmp_path / "runs" / "seed-2").returncode == 0
+    done = skymask(*SMALL, "--seeds", 2, "--out", tmp_path / "runs")
+    assert done.returncode == 2
+    assert "seed-2 holds another run" in done.stderr
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["seed-2"]
 
 
 def test_missing_data_says_where_it_looked(skymask, tmp_path):

@@ -56,7 +56,7 @@ def test_the_layout_is_that_of_torch():
     assert flatten(module).equal(params)
     assert model.size == params.numel()
     assert buffers.tolist() == [0.0, 0, 0, 1, 1, 1]  # running mean, running variance; no counter
-    assert model.buffer_size == 6
+    assert model.initial()[1].shape == (6,)
     for name, parameter in module.named_parameters():
         assert params[model.layers[name]].equal(parameter.flatten())
     edges = [0] + [at.stop for at in model.layers.values()]

@@ -95,7 +95,7 @@ def test_participation_draws_other_clients_each_round():
     assert len({tuple(clients) for clients in seen}) > 6
 
 
-def test_an_attack_does_not_see_the_root_set_and_may_poison_buffers():
+def test_an_attack_of_ones_own_may_build_on_no_attack_and_does_not_see_the_root_set():
     @dataclasses.dataclass(frozen=True)
     class Curious(sm.NoAttack):
         def poison_updates(self, updates, malicious, round):
@@ -104,23 +104,87 @@ def test_an_attack_does_not_see_the_root_set_and_may_poison_buffers():
             assert round.params is not None
             return updates.masked_fill(malicious[:, None], float("nan"))
 
-    result = sm.simulate(dataclasses.replace(SHORT, attack=_Other(Curious())), device="cpu")
+    result = sm.simulate(dataclasses.replace(SHORT, attack=Curious()), device="cpu")
     assert {r["fnr"] for r in result.rounds} == {0.0}
     assert result.summary["accuracy"] > 0.5
     assert set(result.rounds[0]["rejected"].values()) == {"its update is not finite"}
 
 
+def batch_norm_net():
+    return torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(64, 16),
+        torch.nn.BatchNorm1d(16),
+        torch.nn.Linear(16, 10),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
-class _Other:
-    """An attack that is no `NoAttack`, so that its clients count as malicious."""
+class Statistics(sm.NoAttack):
+    """Malicious clients claim a running variance of `variance`."""
 
-    inner: sm.NoAttack
-
-    def poison_data(self, data, malicious, generator):
-        return data
+    variance: float | None
 
     def poison_updates(self, updates, malicious, round):
-        return self.inner.poison_updates(updates, malicious, round)
+        if self.variance is None:
+            return updates, None
+        buffers = round.buffers.clone()
+        buffers[malicious, 16:] = self.variance
+        return updates, buffers
+
+
+def test_poisoned_statistics_reach_the_defence_and_negative_ones_are_rejected():
+    settings = {"model": batch_norm_net, "local": sm.LocalSGD(2, 16, 0.1)}
+    usual, huge, negative = (
+        sm.simulate(dataclasses.replace(SHORT, attack=Statistics(v), **settings), device="cpu")
+        for v in (None, 1e6, -1.0)
+    )
+    assert usual.buffers[16:].max() < 100
+    assert huge.buffers[16:].min() > 1e4
+    assert negative.buffers[16:].min() > 0
+    assert set(negative.rounds[0]["rejected"].values()) == {"its 2.running_var is negative"}
+
+
+def test_a_rule_of_ones_own_gets_its_statistics_averaged_too():
+    def plain_mean(updates, round):
+        return sm.Decision(updates.mean(0), torch.ones(len(updates), dtype=torch.bool))
+
+    result = sm.simulate(
+        dataclasses.replace(SHORT, model=batch_norm_net, defence=plain_mean), device="cpu"
+    )
+    assert not result.buffers[:16].eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("decision", "says"),
+    [
+        (None, "returned a NoneType, not a Decision"),
+        (sm.Decision(torch.zeros(3), torch.ones(20, dtype=torch.bool)), r"returned update \(3,\)"),
+        (sm.Decision(torch.zeros(4810), torch.ones(20)), "returned accepted as torch.float32"),
+        (
+            sm.Decision(torch.full((4810,), float("nan")), torch.ones(20, dtype=torch.bool)),
+            "returned an update that is not finite",
+        ),
+    ],
+)
+def test_a_useless_decision_is_refused(decision, says):
+    with pytest.raises(sm.InputError, match=says):
+        sm.simulate(dataclasses.replace(SHORT, defence=lambda *_: decision), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "says"),
+    [("digits", "cnn", "cannot take the root data set"), ("har", "cnn", "cannot take")],
+)
+def test_a_model_that_does_not_fit_the_data_is_refused(data, model, says, request):
+    where = request.getfixturevalue("data_dir") if data == "har" else None
+    with pytest.raises(sm.InputError, match=says):
+        sm.simulate(sm.Experiment(data=data, model=model), device="cpu", data_dir=where)
+
+
+def test_rounds_without_anybody_accepted_are_counted():
+    result = sm.simulate(dataclasses.replace(SHORT, local=sm.LocalSGD(5, 16, 1e30)), device="cpu")
+    assert result.summary["fallbacks"] == SHORT.rounds
 
 
 def test_an_attack_that_touches_honest_rows_is_refused():
@@ -130,9 +194,20 @@ def test_an_attack_that_touches_honest_rows_is_refused():
             return data
 
         def poison_updates(self, updates, malicious, round):
-            return updates * 2
+            updates *= 2  # in place: what it was given is a copy
+            return updates
 
     with pytest.raises(sm.InputError, match="honest rows are unchanged"):
+        sm.simulate(dataclasses.replace(SHORT, attack=Clumsy()), device="cpu")
+
+
+def test_an_attack_that_touches_honest_samples_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Clumsy(sm.NoAttack):
+        def poison_data(self, data, malicious, generator):
+            return dataclasses.replace(data, labels=torch.zeros_like(data.labels))
+
+    with pytest.raises(sm.InputError, match="must leave the honest clients' samples"):
         sm.simulate(dataclasses.replace(SHORT, attack=Clumsy()), device="cpu")
 
 

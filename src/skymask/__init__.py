@@ -6,7 +6,7 @@ from skymask.data import BySubject, Dirichlet, Groups, SizeSkew
 from skymask.defences import FedAvg, Median, SkyMask, SkyMaskNR
 from skymask.errors import InputError
 from skymask.experiment import Experiment
-from skymask.flat import assign, flatten
+from skymask.flat import assign, flatten, flatten_buffers
 from skymask.server import server_round
 from skymask.simulation import Result, simulate
 from skymask.types import Attack, Batch, ClientData, Dataset, Decision, Defence, Round
@@ -37,6 +37,7 @@ __all__ = [
     "SkyMaskNR",
     "assign",
     "flatten",
+    "flatten_buffers",
     "server_round",
     "simulate",
 ]

@@ -23,7 +23,7 @@ from skymask.clients import LocalSGD
 from skymask.components import parse, settings_of
 from skymask.data import DATA_SETS, OFFICIAL, PARTITIONS
 from skymask.defences import DEFENCES, FedAvg, SkyMask
-from skymask.environment import device_name, reuse_memory, versions
+from skymask.environment import device_name, installed, reuse_memory
 from skymask.errors import InputError, require, unknown
 from skymask.experiment import DEFAULTS, Experiment, from_json
 from skymask.models import MODELS
@@ -76,6 +76,7 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 @app.command()
 def run(
+    context: typer.Context,
     data: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(DATA_SETS)}.")] = None,
     attack: Annotated[
         str, typer.Option(help="Attack, as NAME or NAME:SETTING=VALUE,... (see list).")
@@ -125,6 +126,7 @@ def run(
     Without an option the data set's own settings are used (`skymask list` shows them).
     """
     if resume is not None:
+        _only_with_resume(context)
         _resume(resume, data, device, data_dir, as_json)
         return
     if data is None:
@@ -161,9 +163,16 @@ def run(
         root_bias=root_bias,
         seed=seed,
     ).resolved()
+    numbers = range(seed, seed + seeds)
+    if out_folder is None or seeds == 1:
+        folders = dict.fromkeys(numbers, out_folder)
+    else:
+        RunFolder(out_folder).require_no_run()
+        folders = {number: out_folder / f"seed-{number}" for number in numbers}
+    for folder in filter(None, folders.values()):
+        RunFolder(folder).require_free()  # all of them, before the first run takes its time
     results = []
-    for number in range(seed, seed + seeds):
-        folder = out_folder if seeds == 1 or out_folder is None else out_folder / f"seed-{number}"
+    for number, folder in folders.items():
         title = f"{defence} against {attack}" + (f", seed {number}" if seeds > 1 else "")
         results.append(
             _run(dataclasses.replace(experiment, seed=number), title, folder, device, data_dir)
@@ -299,7 +308,7 @@ def report(
 def doctor(data_dir: DataDir = None) -> None:
     """Say what is installed, which devices there are and which data sets are found."""
     table = Table("package", "version", title="installed", title_justify="left")
-    for name, number in versions().items():
+    for name, number in installed().items():
         table.add_row(name, number)
     out.print(table)
     devices = [device_name(torch.device("cpu"))]
@@ -331,8 +340,6 @@ def _run(
     data_dir: Path | None,
     resume: bool = False,
 ) -> Result:
-    if device is not None:
-        _check_device(device)
     done = 0
     if (
         resume
@@ -360,11 +367,16 @@ def _run(
         sys.exit(130)
 
 
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+def _only_with_resume(context: typer.Context) -> None:
+    """Refuse options that a run which goes on cannot take: it goes on as it was started."""
+    kept = {"data", "resume", "device", "data_dir", "as_json"}
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in kept and source is not None and source.name == "COMMANDLINE":
+            option = {"out_folder": "out"}.get(name, name).replace("_", "-")
+            raise InputError(
+                f"--{option} cannot be given with --resume: a run goes on as it was started"
+            )
 
 
 def _resume(
@@ -392,6 +404,12 @@ def _show(results: list[Result], folder: Path | None, as_json: bool) -> None:
         for label, values in (("mean", together), ("spread", together["spread"])):
             table.add_row(label, *(percent(values[k]) for k in RATES))
     out.print(table)
+    for s in summaries:
+        if s["fallbacks"]:
+            _warn(
+                f"seed {s['seed']}: the model stayed as it was in {s['fallbacks']} of "
+                f"{s['rounds']} rounds, because nobody was accepted"
+            )
     where = f"records: {folder}" if folder else "no records kept (give --out FOLDER to keep them)"
     out.print(where, highlight=False, soft_wrap=True)
     if as_json:

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from skymask.errors import InputError
+
 
 def reuse_memory() -> bool:
     """Let this process keep large blocks of memory that it frees, for its next allocation.
@@ -23,16 +25,39 @@ def reuse_memory() -> bool:
     return all(mallopt(option, 2**31 - 1) == 1 for option in (mmap_threshold, trim_threshold))
 
 
+def installed() -> dict[str, str]:
+    """Versions of all that SkyMask uses, also where only some features need it."""
+    others = ("safetensors", "typer", "rich", "plotly", "triton")
+    return versions() | {package: _version(package) for package in others}
+
+
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
     packages = ("skymask", "torch", "numpy", "scikit-learn")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from its source folder
-            found[package] = "not installed"
-    return found
+    python = {"python": platform.python_version()}
+    return python | {package: _version(package) for package in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # SkyMask itself may run from its source folder
+        return "not installed"
+
+
+def usable_device(name: str | torch.device | None) -> torch.device:
+    """The device called `name`; without one the first GPU if there is one, else the CPU.
+
+    Raises `InputError` where there is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device {str(name)!r} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
+    return device
 
 
 def device_name(device: torch.device) -> str:

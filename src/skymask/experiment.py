@@ -13,7 +13,7 @@ from skymask.clients import LocalSGD
 from skymask.components import build, describe
 from skymask.data import PARTITIONS, BySubject, Groups, Partition
 from skymask.defences import DEFENCES, FedAvg
-from skymask.errors import InputError, require, unknown
+from skymask.errors import InputError, require, require_count, unknown
 from skymask.flat import SampleLoss
 from skymask.models import MODELS
 from skymask.types import Attack, Dataset, Defence
@@ -49,6 +49,7 @@ DEFAULTS: dict[str, Defaults] = {
 class Experiment:
     """One run: data, model, clients, attack, defence and seed. Every field has a default.
 
+    The default is FedAvg without attack, the base line (the command line defends with SkyMask).
     Fields that are None take the data set's default (`DEFAULTS`).
     """
 
@@ -84,15 +85,37 @@ class Experiment:
             raise unknown("data set", self.data, DEFAULTS)
         if isinstance(self.model, str) and self.model not in MODELS:
             raise unknown("model", self.model, MODELS)
+        for field in ("clients", "rounds"):
+            if getattr(self, field) is not None:
+                require_count(field, getattr(self, field))
+        for field in ("eval_every", "root_size"):
+            require_count(field, getattr(self, field))
+        require(isinstance(self.seed, int), "seed", self.seed, "a whole number")
+        for field, wanted in (
+            ("attack", "skymask.MinSum()"),
+            ("defence", "skymask.SkyMask()"),
+            ("partition", "skymask.Groups(q=0.5)"),
+        ):
+            value = getattr(self, field)
+            require(not isinstance(value, str | type), field, value, f"an object such as {wanted}")
+        require(
+            not isinstance(self.model, nn.Module),
+            "model",
+            type(self.model).__name__,
+            "a name or a function that makes a module, such as lambda: Net()",
+        )
+        for method in ("poison_data", "poison_updates"):
+            require(
+                hasattr(self.attack, method),
+                "attack",
+                self.attack,
+                f"an object with a method {method}",
+            )
         require(0 <= self.malicious < 1, "malicious", self.malicious, "at least 0 and below 1")
         require(
             0 < self.participation <= 1, "participation", self.participation, "above 0, at most 1"
         )
-        require(self.clients is None or self.clients >= 1, "clients", self.clients, "at least 1")
-        require(self.rounds is None or self.rounds >= 1, "rounds", self.rounds, "at least 1")
-        require(self.eval_every >= 1, "eval_every", self.eval_every, "at least 1")
         require(0 < self.server_lr < float("inf"), "server_lr", self.server_lr, "a positive number")
-        require(self.root_size >= 1, "root_size", self.root_size, "at least 1")
         require(0 <= self.root_bias <= 1, "root_bias", self.root_bias, "between 0 and 1")
 
     def resolved(self) -> "Experiment":

@@ -40,11 +40,6 @@ class FlatModel:
         """Number of trainable parameters, d."""
         return _end(self.layers)
 
-    @property
-    def buffer_size(self) -> int:
-        """Number of floating-point buffer entries, b."""
-        return _end(self.buffer_layers)
-
     def tensors(self, params: Tensor, buffers: Tensor) -> dict[str, Tensor]:
         """Named views into `params` (d,) and named copies of `buffers` (b,).
 
@@ -121,11 +116,17 @@ def flatten(module: nn.Module) -> Tensor:
     return _joined([p for p in module.parameters() if p.requires_grad])
 
 
+def flatten_buffers(module: nn.Module) -> Tensor:
+    """The floating-point buffers of `module` as one (b,) vector (a copy)."""
+    return _joined([b for b in module.buffers() if b.is_floating_point()])
+
+
 @torch.no_grad()
-def assign(module: nn.Module, params: Tensor) -> None:
+def assign(module: nn.Module, params: Tensor, buffers: Tensor | None = None) -> None:
     """Write `params` (d,) into the trainable parameters of `module`, in place.
 
-    Raises `InputError` where the sizes differ.
+    With `buffers` (b,), such as `Decision.buffers`, its floating-point buffers too. Raises
+    `InputError` where the sizes differ.
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     expected = sum(p.numel() for p in trainable)
@@ -137,6 +138,16 @@ def assign(module: nn.Module, params: Tensor) -> None:
         trainable, params.split([p.numel() for p in trainable]), strict=True
     ):
         parameter.copy_(part.view_as(parameter))
+    if buffers is None:
+        return
+    floating = [b for b in module.buffers() if b.is_floating_point()]
+    expected = sum(b.numel() for b in floating)
+    if buffers.shape != (expected,):
+        raise InputError(
+            f"buffers has shape {tuple(buffers.shape)} but the model needs ({expected},)"
+        )
+    for buffer, part in zip(floating, buffers.split([b.numel() for b in floating]), strict=True):
+        buffer.copy_(part.view_as(buffer))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,8 @@ def squared_distances(rows: Tensor) -> Tensor:
 
     |x|^2 + |y|^2 - 2 x.y cancels where x and y are close to each other but far from zero, so the
     rows are centred first and products are summed in float64; what is still lost in a pair
-    (a distance below 1e-6 of the rows' norms) is computed again from the difference itself.
+    (a squared distance below a thousandth of the squared norms) is computed again from the
+    difference itself.
     """
     centred = rows - rows.mean(0)
     gram = _gram(centred)

@@ -37,6 +37,8 @@ class Masks:
     """Mask steps taken."""
     flipped: float
     """Share of the bits that the last step changed."""
+    moved: bool
+    """Whether any step changed a bit; if not the masks tell nothing apart."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class MaskTraining:
         whatever the model, the data and the stage of training. The paper's gamma (1e7, 1e8)
         multiplies the gradient itself, which ties it to one model and one root set.
     steps: at most this many steps (t_m in section III-E).
-    tolerance: the masks have converged when a step changes no more than this share of the bits.
-        The paper asks for convergence but names no criterion.
+    tolerance: once bits have begun to change, the masks have converged when a step changes no
+        more than this share of them. The paper asks for convergence but names no criterion.
     tau: a bit is 1 where sigmoid(m) > tau.
     """
 
@@ -78,21 +80,20 @@ class MaskTraining:
         state = fused_state(updates, self.tau) or PlainState(updates, self.tau)
         gamma = self.gamma
         state.advance(torch.zeros_like(updates[0]), gamma, self.relative)  # sums up, moves nothing
-        steps, flipped = 0, 0.0
+        steps, flipped, moved = 0, 0.0, False
         while steps < self.steps:
-            slope = gradient(state.mean)
-            went_on, changed = state.advance(
-                slope, gamma, self.relative
-            ).tolist()  # one wait a step
-            if not went_on:
+            told = state.advance(gradient(state.mean), gamma, self.relative)
+            usable, changed = told.tolist()  # the one wait for the device in a step
+            if not usable:
                 break
             steps += 1
             flipped = changed / updates.numel()
             if watch is not None:
                 watch(steps, state.values)
-            if flipped <= self.tolerance:
+            moved = moved or changed > 0
+            if moved and flipped <= self.tolerance:
                 break
-        return Masks(state.bits, steps, flipped)
+        return Masks(state.bits, steps, flipped, moved)
 
 
 class State(Protocol):

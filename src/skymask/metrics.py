@@ -72,6 +72,7 @@ def summarise(
         "attack_success": None,
         "fpr": mean_of(records, "fpr"),
         "fnr": mean_of(records, "fnr"),
+        "fallbacks": sum(r["fallback"] is not None for r in records),
         "rounds": len(records),
         "seconds": sum(r["seconds"] for r in records),
         "device": device_name(device),

@@ -63,22 +63,27 @@ class RunFolder:
         return _object(path, path.read_bytes()) if path.exists() else None
 
     def start(self, manifest: Mapping[str, Any]) -> None:
-        """Make the folder for a new run.
+        """Make the folder for a new run; raises `InputError` as `require_free`, or if it cannot."""
+        self.require_free()
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path / "manifest.json", _json(manifest, indent=2).encode())
 
-        Raises `InputError` where it holds another run, or anything else, or cannot be written.
-        """
+    def require_no_run(self) -> None:
+        """Raise `InputError` where the folder holds a run already."""
         if (self.path / "manifest.json").exists():
             raise InputError(
                 f"out folder {self.path} holds another run; choose a new folder, "
                 f"or continue that run with --resume {self.path}"
             )
+
+    def require_free(self) -> None:
+        """Raise `InputError` unless the path is a new folder, or an empty one."""
+        self.require_no_run()
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"out folder {self.path} is a file; choose a new folder")
         if self.path.exists() and any(self.path.iterdir()):
             raise InputError(f"out folder {self.path} is not empty; choose a new folder")
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path / "manifest.json", _json(manifest, indent=2).encode())
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a round's record, flushed to the operating system before this returns."""
@@ -211,15 +216,15 @@ def _outline(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
-    if isinstance(value, Mapping):
-        return {"dict": {str(k): _outline(v, f"{name}.{k}", tensors) for k, v in value.items()}}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"dict": {k: _outline(v, f"{name}.{k}", tensors) for k, v in value.items()}}
+    if isinstance(value, list):
         return {"list": [_outline(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
     if value is None or isinstance(value, str | int | float | bool):
         return {"value": value}
     raise InputError(
-        f"{name} holds a {type(value).__name__}; a defence's memory must be made of dicts, "
-        "lists, tensors, numbers and strings"
+        f"{name} holds a {type(value).__name__}; a defence's memory must be made of dicts "
+        "with string keys, lists, tensors, numbers and strings"
     )
 
 

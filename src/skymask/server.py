@@ -67,10 +67,7 @@ class Server:
             updates, _ = self.local(params, buffers, as_client(self.root), [0], batches)
             return updates[0]
         module = self.model.in_mode(True)
-        assign(module, params)
-        for name, buffer in module.named_buffers():
-            if name in self.model.buffer_layers:
-                buffer.copy_(buffers[self.model.buffer_layers[name]].view_as(buffer))
+        assign(module, params, buffers)
         self.local(module, self.root)
         return flatten(module).to(params) - params
 
@@ -85,7 +82,7 @@ def server(
     """A `Server` on the device of `root`.
 
     Raises `InputError` for a root data set that is empty or no pair of as many inputs as labels,
-    and for a model whose loss on it is not a finite number (at the module's own parameters).
+    and as `check_start` does.
     """
     require(
         len(root.inputs) == len(root.labels) > 0,
@@ -93,18 +90,35 @@ def server(
         f"{len(root.inputs)} inputs and {len(root.labels)} labels",
         "as many of both, at least 1",
     )
+    measure = check_start(model, loss, root)
+    trainer = plan(model, loss, local, as_client(root)) if isinstance(local, LocalSGD) else local
+    return Server(model, root, trainer, seed, measure)
+
+
+def check_start(model: FlatModel, loss: SampleLoss, root: Batch) -> RootLoss:
+    """The `RootLoss` of `model` at its own buffers, once it is sure that it can be computed.
+
+    Raises `InputError` where the model or the loss cannot take the root data set, and where the
+    loss is not one finite number.
+    """
     params, buffers = (part.to(root.inputs.device) for part in model.initial())
-    with torch.no_grad():
-        measure = root_loss(model, loss, buffers)
-        start = measure(params, root)
+    measure = root_loss(model, loss, buffers)
+    try:
+        with torch.no_grad():
+            start = measure(params, root)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise InputError(
+            f"model {type(model.module).__name__} and the loss cannot take the root data set, "
+            f"inputs {tuple(root.inputs.shape)} of {root.inputs.dtype} and labels up to "
+            f"{int(root.labels.max())}: {str(error).splitlines()[0]}"
+        ) from error
     if start.dim() or not start.isfinite():
         shown = start.item() if start.numel() == 1 else f"of shape {tuple(start.shape)}"
         raise InputError(
             f"the loss on the root data set is {shown} before training but must be one finite "
             "number; check the model's initial values, the loss and the data"
         )
-    trainer = plan(model, loss, local, as_client(root)) if isinstance(local, LocalSGD) else local
-    return Server(model, root, trainer, seed, measure)
+    return measure
 
 
 def as_client(root: Batch) -> ClientData:

@@ -1,5 +1,6 @@
 """The round loop: clients train, the attack poisons, the defence decides, the model moves."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,16 +14,17 @@ from torch import Tensor
 
 from skymask.attacks import NoAttack
 from skymask.clients import Trainer, plan
-from skymask.data import divide, load
-from skymask.environment import device_name, versions
+from skymask.data import check_labels, divide, load
+from skymask.defences.screening import checked
+from skymask.environment import device_name, usable_device, versions
 from skymask.errors import InputError
 from skymask.experiment import Experiment, to_json
-from skymask.flat import FlatModel, flat_model
+from skymask.flat import FlatModel, RootLoss, flat_model
 from skymask.metrics import Evaluation, evaluation, summarise, verdicts
 from skymask.models import MODELS
 from skymask.randomness import generator, key
 from skymask.records import Checkpoint, RunFolder
-from skymask.server import Server, server, with_client
+from skymask.server import Server, check_start, server, with_client
 from skymask.types import Batch, ClientData, Dataset, Round
 
 _CHECKPOINT_SECONDS = 5.0
@@ -35,8 +37,9 @@ class Result:
 
     `summary`: accuracy at the last evaluation, accuracy_last5 (mean of the last five),
     attack_success, fpr and fnr (means over the rounds in which they are defined; None if never),
-    rounds, seconds, device, seed. `rounds`: one record a round. `params` (d,) and `buffers` (b,):
-    the final global model, to be read with `flat.FlatModel` or `flat.assign`.
+    fallbacks (rounds in which the model stayed as it was because nobody was accepted), rounds,
+    seconds, device, seed. `rounds`: one record a round. `params` (d,) and `buffers` (b,): the
+    final global model, which `flat.assign` writes into a module.
     """
 
     summary: dict[str, Any]
@@ -71,7 +74,7 @@ def simulate(
         InputError: for everything a person can put right; nothing half-written is left.
     """
     experiment = experiment.resolved()
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = usable_device(device)
     folder = None if out is None else RunFolder(Path(out))
     if resume and folder is None:
         raise InputError("resume is True but out is None; give the folder of the run to continue")
@@ -85,7 +88,7 @@ def simulate(
     if folder is not None and resume:
         _check_same(folder.manifest, manifest)
     run = _prepare(experiment, where, data_dir)
-    if not isinstance(experiment.attack, NoAttack):
+    if _attacks(experiment):
         manifest["malicious_clients"] = run.malicious.nonzero().flatten().tolist()
     params, buffers = (part.to(where) for part in run.server.model.initial())
     state = Checkpoint(0, params, buffers, None)
@@ -95,7 +98,7 @@ def simulate(
         records = folder.cut(state.rounds)
     elif folder is not None:
         folder.start(manifest)
-    saved = time.monotonic()
+    saved = -math.inf  # the first round is saved: a memory that cannot be shows at once
     rounds = experiment.rounds or 0
     for index in range(state.rounds, rounds):
         state, record = _one_round(run, state)
@@ -138,15 +141,16 @@ def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path 
         raise InputError("the experiment is not resolved")
     parts = divide(dataset, e.clients, e.partition, e.root_size, e.root_bias, seed)
     malicious = malicious_clients(e.clients, e.malicious, seed)
-    if not malicious.any() and not isinstance(e.attack, NoAttack):
+    if not malicious.any() and _attacks(e):
         warnings.warn(
             f"malicious is {e.malicious} of {e.clients} clients, which is nobody: no attack",
             stacklevel=3,
         )
     model = _model(e, dataset).to(device)
-    data = e.attack.poison_data(parts.clients, malicious, generator(seed, "poison data"))
+    data = _poisoned(e, parts.clients, malicious)
     data = with_client(data, parts.root).to(device)
     root = Batch(*(part.to(device) for part in parts.root))
+    check_start(model, e.loss, root)  # before training is planned, which tries the model out
     trainer = plan(model, e.loss, e.local, data)
     side = server(model, e.loss, root, trainer, seed)
     return _Run(
@@ -157,6 +161,34 @@ def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path 
         side,
         evaluation(model, e.loss, Batch(*(part.to(device) for part in parts.test))),
     )
+
+
+def _poisoned(experiment: Experiment, data: ClientData, malicious: Tensor) -> ClientData:
+    """The data after the attack; refuses an attack that touches honest samples or breaks labels."""
+    if not _attacks(experiment):
+        return data
+    honest = ~data.rows(malicious)
+    before = Batch(data.inputs[honest], data.labels[honest])
+    poisoned = experiment.attack.poison_data(
+        data, malicious, generator(experiment.seed, "poison data")
+    )
+    same = poisoned.offsets.equal(data.offsets) and poisoned.labels.shape == data.labels.shape
+    if not (
+        same
+        and poisoned.inputs[honest].equal(before.inputs)
+        and poisoned.labels[honest].equal(before.labels)
+    ):
+        raise InputError(
+            f"attack {type(experiment.attack).__name__} must leave the honest clients' samples, "
+            "and everybody's number of samples, as they are"
+        )
+    check_labels(poisoned.labels, data.classes, "label after the attack")
+    return poisoned
+
+
+def _attacks(experiment: Experiment) -> bool:
+    """Whether there is an attack; one of your own may build on `NoAttack`."""
+    return type(experiment.attack) is not NoAttack
 
 
 def malicious_clients(clients: int, share: float, seed: int) -> Tensor:
@@ -184,7 +216,7 @@ def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]
     stages: dict[str, float] = {}
     begin = time.perf_counter()
     clients = _participants(run, index)
-    malicious = run.malicious[clients] & (not isinstance(e.attack, NoAttack))
+    malicious = run.malicious[clients] & (_attacks(e))
     with _timed(stages, "train"):
         batches = key(e.seed, "batches", index)
         # The root model is one more client: it must be trained as they are, and costs less so.
@@ -205,7 +237,7 @@ def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]
     with _timed(stages, "attack"):
         updates, round = _attacked(run, updates, malicious, round)
     with _timed(stages, "defence"):
-        decision = e.defence(updates, round)
+        decision = checked(e.defence(updates, round), e.defence, round)
     params = state.params + e.server_lr * decision.update
     buffers = state.buffers if decision.buffers is None else decision.buffers
     record = {"round": index, **verdicts(decision, clients, malicious)}
@@ -238,19 +270,24 @@ def _attacked(run: _Run, updates: Tensor, malicious: Tensor, round: Round) -> tu
     """The updates as the server receives them, and the round with the buffers it receives."""
     if not malicious.any():
         return updates, round
+    sent, buffers = updates.clone(), None if round.buffers is None else round.buffers.clone()
     known = replace(
         round,
+        buffers=buffers,
+        # Recorded gradients hold the root data set.
+        loss=replace(round.loss, graphs={}) if isinstance(round.loss, RootLoss) else round.loss,
         root=None,
         server_update=None,
         memory=None,
         generator=generator(run.experiment.seed, "attack", round.index),
     )
     marks = malicious.to(updates.device)
-    poisoned = run.experiment.attack.poison_updates(updates, marks, known)
-    sent, buffers = poisoned if isinstance(poisoned, tuple) else (poisoned, round.buffers)
+    poisoned = run.experiment.attack.poison_updates(sent, marks, known)
+    sent, poison = poisoned if isinstance(poisoned, tuple) else (poisoned, None)
+    buffers = buffers if poison is None else poison
     kept = [(sent, updates)]
-    if buffers is not None and round.buffers is not None:
-        kept.append((buffers, round.buffers))
+    if buffers is not None:
+        kept.append((buffers, updates[:, :0] if round.buffers is None else round.buffers))
     if any(a.shape != b.shape or not _same(a[~marks], b[~marks]) for a, b in kept):
         raise InputError(
             f"attack {type(run.experiment.attack).__name__} must return (n, d) updates, "

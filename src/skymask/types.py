@@ -105,6 +105,17 @@ class Round:
     memory: Any = None
     """`Decision.memory` of the round before."""
 
+    def __post_init__(self) -> None:
+        """Take plain pairs and lists too: a `root` of (inputs, labels), numbers as `counts`."""
+        if self.root is not None:
+            object.__setattr__(self, "root", Batch(*self.root))
+        for name in ("clients", "counts"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, torch.as_tensor(value))
+        if self.server_update is not None:
+            object.__setattr__(self, "server_update", self.server_update.detach())
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -135,13 +146,16 @@ class Defence(Protocol):
 
 
 class Attack(Protocol):
-    """What the malicious clients do. Honest rows come back bit-identical from both methods."""
+    """What the malicious clients do. Honest rows come back bit-identical from both methods.
+
+    A class that inherits from this one has the identity for the method it leaves out.
+    """
 
     def poison_data(
         self, data: ClientData, malicious: Tensor, generator: torch.Generator
     ) -> ClientData:
         """Rewrite the samples of the clients marked in `malicious` (n,) bool, once at the start."""
-        ...
+        return data
 
     def poison_updates(
         self, updates: Tensor, malicious: Tensor, round: Round
@@ -151,4 +165,4 @@ class Attack(Protocol):
         `round` holds what the attack's stated knowledge allows: never the root data set or the
         server's update.
         """
-        ...
+        return updates

@@ -5,8 +5,9 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from skymask import InputError, Round, SkyMask, SkyMaskNR
+from skymask import InputError, LocalSGD, Round, SkyMask, SkyMaskNR, server_round
 from skymask.types import Batch
 from tests.reference import digits, masks
 
@@ -179,3 +180,35 @@ def test_a_missing_field_is_named(rule, field):
 def test_an_empty_round_is_bad_input():
     with pytest.raises(InputError, match=r"round\."):
         SkyMask()(torch.zeros(3, 4), Round())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sign_flip_group_is_flagged_in_a_small_model_after_one_step(seed):
+    draw = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(860, 20, generator=draw)
+    labels = (inputs @ torch.randn(20, 3, generator=draw)).argmax(1)
+    model = torch.nn.Linear(20, 3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
+    updates = []
+    for rows in torch.arange(60, 860).split(40):
+        loss = F.cross_entropy(model(inputs[rows]), labels[rows])
+        slopes = torch.autograd.grad(loss, list(model.parameters()))
+        updates.append(-0.3 * torch.cat([slope.flatten() for slope in slopes]))
+    sent = torch.stack(updates)
+    sent[:5] *= -1
+    root = inputs[:60], labels[:60]
+    round = server_round(model, F.cross_entropy, root, LocalSGD(1, 40, 0.3))
+    assert SkyMask()(sent, round).accepted.tolist() == [False] * 5 + [True] * 15
+
+
+def test_masks_that_never_move_are_no_reason_to_accept_everybody():
+    draw = torch.Generator().manual_seed(1)
+    model = torch.nn.Linear(4, 2)
+    root = torch.randn(20, 4, generator=draw), torch.arange(20) % 2
+    round = server_round(model, F.cross_entropy, root, LocalSGD(1, 10, 0.1))
+    decision = SkyMask(gamma=1e-6)(torch.randn(6, 10, generator=draw), round)
+    assert not decision.accepted.any()
+    assert decision.update.eq(0).all()
+    assert "no mask moved" in decision.evidence["fallback"]

@@ -9,6 +9,7 @@ from skymask.data.partition import (
     Groups,
     Partition,
     SizeSkew,
+    check_labels,
 )
 from skymask.data.sources import DATA_SETS, fetch, find, load, search_path
 
@@ -22,6 +23,7 @@ __all__ = [
     "Groups",
     "Partition",
     "SizeSkew",
+    "check_labels",
     "divide",
     "fetch",
     "find",

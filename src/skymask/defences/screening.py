@@ -174,6 +174,34 @@ def _with_buffers(decision: Decision, round: Round) -> Decision:
     )
 
 
+def checked(decision: object, rule: object, round: Round) -> Decision:
+    """The decision of any rule, a user's own too, made ready to be acted on.
+
+    Where there are buffers and the rule left them alone they become the accepted clients' mean.
+    Raises `InputError` where it is no `Decision`, or `update` or `accepted` have the wrong shape,
+    or the update is not finite.
+    """
+    name = type(rule).__name__
+    if not isinstance(decision, Decision):
+        raise InputError(f"defence {name} returned a {type(decision).__name__}, not a Decision")
+    n = 0 if round.clients is None else len(round.clients)
+    d = 0 if round.params is None else len(round.params)
+    for field, shape, value in (
+        ("update", (d,), decision.update),
+        ("accepted", (n,), decision.accepted),
+    ):
+        if not isinstance(value, Tensor) or value.shape != shape:
+            told = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"defence {name} returned {field} {told}; it must be a tensor {shape}")
+    if decision.accepted.dtype != torch.bool:
+        raise InputError(
+            f"defence {name} returned accepted as {decision.accepted.dtype}; it must be bool"
+        )
+    if not decision.update.isfinite().all():
+        raise InputError(f"defence {name} returned an update that is not finite")
+    return _with_buffers(decision, round)
+
+
 def _for_all(decision: Decision, usable: Tensor, reasons: list[str | None]) -> Decision:
     accepted = torch.zeros_like(usable)
     accepted[usable] = decision.accepted
