@@ -285,17 +285,9 @@ def test_resume_of_another_experiment_is_refused(tmp_path):
 def test_batch_norm_statistics_are_averaged_and_survive_resume(tmp_path, monkeypatch):
     monkeypatch.setattr("skymask.simulation._CHECKPOINT_SECONDS", 0.0)
 
-    def net():
-        return torch.nn.Sequential(
-            torch.nn.Flatten(),
-            torch.nn.Linear(64, 16),
-            torch.nn.BatchNorm1d(16),
-            torch.nn.Linear(16, 10),
-        )
-
     experiment = dataclasses.replace(
         SHORT,
-        model=net,
+        model=batch_norm_net,
         attack=sm.MinSum(),
         defence=sm.SkyMask(),
         rounds=30,

@@ -37,9 +37,9 @@ class SkyMask:
     Departures from the paper, which `SkyMask.paper()` undoes as far as it is possible:
 
     - The mask gradient is divided by its own root mean square (`relative`), because a fixed gamma
-      fits one model, one root set and one stage of training. Steps of 100 root mean squares drive
-      most masks to 0 or 1 at once, as the paper's gamma does on its models: small steps went on
-      walking after the root loss was fitted, and lost small models (`benchmarks/step_size.py`).
+      fits one model, one root set and one stage of training. With steps of
+      one root mean square the masks of small models went on walking after the root loss was
+      fitted and told nobody apart; 100 mends that, at a price on HAR (`benchmarks/step_size.py`).
     - The paper says that masks form one cluster in a round without attack but gives no rule to
       tell; here there are always two components, in `paper()` too.
     - The paper's mean in Eq. 1 and 2 is over the clients; the root model takes part in it, since
