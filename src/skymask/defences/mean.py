@@ -1,6 +1,7 @@
 """Federated averaging: everybody's update counts."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,7 +24,7 @@ class FedAvg:
         "Data, AISTATS 2017"
     )
 
-    @screened
+    @partial(screened, mean=True)
     def __call__(self, updates: Tensor, round: Round) -> Decision:
         """sum_i |D_i| u_i / sum_i |D_i| of `updates` (n, d)."""
         accepted = torch.ones(len(updates), dtype=torch.bool, device=updates.device)
