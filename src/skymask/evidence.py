@@ -1,13 +1,19 @@
 """What the root data set says of each client: does its update go with the labels or against them?
 
-The updates are looked at as functions. A small step along an update changes the scores of all
-classes for each root sample; where the client raises the score of a class, an honest one raises it
-more for the root samples of that class than for the others. That comparison is a rank sum, so it
-does not depend on how long the update is, on the scale of the scores, or on which classes the
-client has data of: what it raises for every sample alike, which is its own mix of classes,
-cancels.
+The updates are looked at as functions: a small step along an update changes the scores of all
+classes for each root sample. Two numbers are made of these changes.
+
+The alignment: where an honest client raises the score of a class, it raises it more for the root
+samples of that class than for the others. That comparison is a rank sum, so it does not depend on
+how long the update is, on the scale of the scores, or on which classes the client has data of: what
+it raises for every sample alike, which is its own mix of classes, cancels. It says much in a single
+round, but a model that is off for whole classes is moved back by changes that cancel.
+
+The descent: do the changes lower the loss of the root samples? That is so of honest clients in the
+average over rounds, though in one round what they want for their own classes may be stronger.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +34,8 @@ class Evidence:
     """(n,) float64 between -1 and 1: above 0 the update agrees with the root's labels."""
     error: Tensor
     """(n,) float64, the standard deviation of `alignment` if labels had nothing to do with it."""
+    descent: Tensor
+    """(n,) float64 between -1 and 1: above 0 the update lowers the root data set's loss."""
 
 
 def root_evidence(
@@ -44,6 +52,10 @@ def root_evidence(
 
     where w_ic is class c's share of the client's squared changes. `length` is the server's own
     update's norm. `error` is the standard deviation over all ways to permute the labels.
+
+    The descent is the cosine of D_i and R, R_sc = ([c is the label of s] - p_sc) / N_s with p the
+    softmax of the scores before and N_s how many root samples have the label of s: R is minus the
+    gradient of the cross-entropy, each class of the root data set with the same say.
 
     None where the model's outputs are not one score for each of two or more classes, or the root
     has samples of a single class.
@@ -79,4 +91,11 @@ def root_evidence(
     weighted = (own - own.mean(1, keepdim=True)) * weights[:, None]  # (n, N, K)
     products = weighted.transpose(1, 2) @ weighted  # (n, K, K)
     error = ((products * (contrast.T @ contrast)).sum((1, 2)) / (samples - 1)).sqrt()
-    return Evidence(((within - without) * weights).sum(1), error)
+    wanted = torch.zeros_like(change[0]).scatter_(1, root.labels[:, None], 1.0)
+    wanted = wanted - before[0].to(torch.float64).softmax(1)
+    wanted = wanted * (inside / sizes).sum(1, keepdim=True)
+    # Each client's changes have the squared sum N C, or are all 0.
+    descent = (change * wanted).sum((1, 2)) / (
+        wanted.norm().clamp_min(tiny) * math.sqrt(wanted.numel())
+    )
+    return Evidence(((within - without) * weights).sum(1), error, descent)

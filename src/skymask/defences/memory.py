@@ -22,6 +22,11 @@ class ClientAverages:
 
     values: dict[str, Tensor]
     """The averages of this round's clients and last of the root's, (n + 1,) float64 each."""
+    noise: Tensor
+    """Each average's variance, in variances of a single observation, (n + 1,): 1 after the first.
+
+    After t rounds it is (1 - k) (1 + k^t) / ((1 + k) (1 - k^t)).
+    """
     state: dict[str, Tensor]
     """Of all clients ever seen: `ids` (m,), `weight` (m,), and s under each name (m,)."""
     root: dict[str, Tensor]
@@ -49,7 +54,9 @@ class ClientAverages:
             )
             for name in seen
         }
-        return cls(values, state, root)
+        weight = torch.cat([state["weight"][rows], root["weight"]])
+        noise = (1 - keep) * (2 - weight) / ((1 + keep) * weight)
+        return cls(values, noise, state, root)
 
     def stored(self) -> dict[str, Any]:
         """What goes into `Decision.memory`."""
@@ -85,6 +92,17 @@ class PairAverages:
     def stored(self) -> dict[str, Any]:
         """What goes into `Decision.memory`, in single precision."""
         return {"ids": self.ids, "sums": self.sums.float(), "weights": self.weights.float()}
+
+
+def recalled(past: Any, ids: Tensor, name: str) -> Tensor:
+    """The averages of the clients `ids` (n,) when they last took part, 0 where they never did."""
+    values = torch.zeros(len(ids), dtype=torch.float64)
+    state = _on_cpu(past or {}).get("all")
+    if state is not None and name in state:
+        at = torch.searchsorted(state["ids"], ids).clamp_max(len(state["ids"]) - 1)
+        known = state["ids"][at] == ids
+        values[known] = (state[name] / state["weight"])[at[known]]
+    return values
 
 
 def _advance(

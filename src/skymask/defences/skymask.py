@@ -1,53 +1,29 @@
 """SkyMask: who is thrown out, and why."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skymask.clustering import two_gaussians_each
 from skymask.components import check_settings, count, number, setting
+from skymask.defences.judging import Clustering, Known, Reasons, copied, harmful, too_long
 from skymask.defences.masking import PAPER, mask_evidence, trained_masks
-from skymask.defences.memory import ClientAverages, PairAverages
+from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
 from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
 from skymask.evidence import root_evidence
 from skymask.flat import RootLoss
-from skymask.geometry import (
-    gram_matrix,
-    principal_coordinates,
-    squared_distances,
-    weighted_mean,
-)
+from skymask.geometry import gram_matrix, principal_coordinates, weighted_mean
 from skymask.masks import MaskTraining
 from skymask.types import Decision, Round
 
-_FEWEST = 8
-"""Fewer masks than this, the root's among them, form no clusters that could be told from chance."""
-_COPIES = 3
-"""So many clients that send the same are no coincidence."""
-_SAME = 1e-4
-"""Updates whose squared distance is below this share of the usual one to the server's are same."""
-_AT_ONCE = 10.0
-"""An update so many times as long as the median one is rejected whatever came before it."""
 _SHORTEST = 2.3
 """An update counts as at most a tenth as long as the median one (in logarithm)."""
 _SMALL = 256
 """Fewer parameters than this are no layer by themselves."""
-_FIT = 1e-4
-"""When to stop fitting clusters: in log-likelihood per point, far below what decides."""
-_PASSES = 3
-"""How many kinds of attackers can be taken out one after another in a round."""
-_OUTLIER = 3.0
-"""Robust standard deviations from the median beyond which a client is an outlier."""
-_NORMAL = 1.4826
-"""The standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +35,10 @@ class SkyMask:
     reject it loses a third of them. Here a client is rejected for one of four reasons, each of
     which an honest client does not give:
 
-    1. Harm. Its update, averaged over rounds, moves the model's outputs for the root data set
-       against their labels: the alignment (`evidence.root_evidence`) is more than `sure` of its
-       standard deviations below 0; or more than one, and an outlier among the clients by three
-       robust standard deviations.
+    1. Harm. Its updates, averaged over rounds, move the model's outputs for the root data set
+       against their labels, or raise its loss: the alignment or the descent
+       (`evidence.root_evidence`) is more than `sure` standard deviations below 0; or more than one,
+       and an outlier beside the clients above 0 by three robust standard deviations.
     2. Copies. Three or more clients sent the same, but for a hundredth of the usual distance to
        the server's own update; or its mask is in a cluster apart from the root's that is too
        tight for clients that trained on their own: two Gaussians describe the masks better than
@@ -83,9 +59,9 @@ class SkyMask:
       decided by the largest layer.
     - What is known of a client is averaged over rounds, `memory` of it kept from one round to the
       next, by client id; it is forgotten at the same rate, so that a client rejected once is not
-      lost. Clients that are away keep their averages. The Gram matrix is remembered among those of
-      the last round.
-
+      lost. Harm is looked for in averages that forget three times as fast, too, so that good
+      conduct buys no more than a few rounds. Clients that are away keep their averages. The Gram
+      matrix is remembered among those of the last round.
     - Example counts are what clients say. They weight the mean (Eq. 7), but none for more than
       `larger` times the median one; and an update that is accepted but longer than `larger` times
       the median one is shortened to that, so that nobody carries the model away in one round.
@@ -94,8 +70,9 @@ class SkyMask:
     that clients learn. Harm takes a model whose outputs are class scores, and a loss made by
     `server_round`; with a loss of one's own reasons 2 to 4 remain, and `evidence` says so.
 
-    `scores` are the averaged alignments, or where there are none minus the logarithm of the
-    relative length.
+    `scores` say how far from harmful a client is: the least of its averaged alignments and
+    descents, in standard deviations; where there are none, minus the logarithm of its relative
+    length.
     """
 
     gamma: float = setting(100.0, number(above=0))
@@ -131,138 +108,70 @@ class SkyMask:
         training = MaskTraining(self.gamma, True, self.steps, self.tolerance, self.tau)
         masks = trained_masks(training, updates, round, root=True)
 
-        seen = _observed(updates, round)
-        averages = ClientAverages.of(past.get("clients"), ids, seen, self.memory)
+        samples = len(needed(round, "root", "SkyMask").labels)
+        known = Known.of(past, ids, _observed(updates, round), self.memory, samples)
         grams = {
             f" in layer {name}": _relative_gram(masks.bits[:, at])
             for name, at in _modules(round.layers, masks.bits.shape[1]).items()
         }
         balanced = torch.stack(list(grams.values())).mean(0)
         pairs = PairAverages.of(past.get("pairs"), ids, balanced, self.memory)
-        kept, reasons, gain = self._judge(
-            averages.values | {"now": seen["length"]},
-            {"": pairs.values} | grams,
-            _copies(updates, needed(round, "server_update", "SkyMask")),
-        )
 
-        accepted = torch.tensor(kept, device=updates.device)
+        reasons = copied(updates, needed(round, "server_update", "SkyMask"))
+        harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
+        reasons |= harm
+        clustering = Clustering(self.dims, self.tight, self.apart, self.larger, self.memory)
+        clusters = clustering(
+            known, {"": pairs.values} | grams, ids, _others(n, reasons), past.get("tight")
+        )
+        reasons |= clusters.reasons
+        reasons |= too_long(known, _others(n, reasons), self.larger)
+
+        averages, deviations = known.slow.values, known.deviations()
         evidence = {
             "points": principal_coordinates(pairs.values, min(self.dims, n)),
-            "gain": gain,
-            **{name: value[:n] for name, value in averages.values.items()},
+            "gain": clusters.gain,
+            **{name: averages[name][:n] for name in averages if name != "square"},
             **mask_evidence(masks, round.layers),
         }
-        if "alignment" not in seen:
+        if not deviations:
             evidence["unknown"] = "harm: the loss gives no class scores of the root data set"
-        if not masks.moved and "alignment" not in seen:
-            # Nothing tells anybody apart, and to accept everybody would be FedAvg unawares.
-            accepted = torch.zeros_like(accepted)
-            reasons = ["no mask moved away from its start, so that nobody can be told apart"] * n
+            if not masks.moved:
+                # Nothing tells anybody apart, and to accept everybody would be FedAvg unawares.
+                why = "no mask moved away from its start, so that nobody can be told apart"
+                reasons = dict.fromkeys(range(n), why)
+        accepted = torch.tensor([i not in reasons for i in range(n)], device=updates.device)
         if not accepted.any():
             evidence["fallback"] = "every client was rejected; the global model stays as it is"
-            update = updates.new_zeros(updates.shape[1])
-        else:
-            counts = example_counts(round, accepted).to(torch.float64)
-            weights = counts.clamp_max(self.larger * float(counts.median()))
-            update = weighted_mean(self._shortened(updates[accepted]), weights)
-        score = averages.values.get("alignment", -averages.values["length"])[:n]
+        least = [each for both in deviations.values() for each in both] or [-averages["length"]]
         return Decision(
-            update,
+            self._mean(updates[accepted], example_counts(round, accepted)),
             accepted,
-            score.to(updates),
-            {"clients": averages.stored(), "pairs": pairs.stored()},
-            tuple(reasons),
+            torch.stack(least).amin(0)[:n].to(updates),
+            known.stored()
+            | {"harm": harm_memory, "tight": clusters.memory, "pairs": pairs.stored()},
+            tuple(reasons.get(i) for i in range(n)),
             evidence=evidence,
         )
 
-    def _shortened(self, updates: Tensor) -> Tensor:
-        """`updates` (n, d), none of them longer than `larger` times the median one."""
+    def _mean(self, updates: Tensor, counts: Tensor) -> Tensor:
+        """The mean of the accepted `updates` (n, d), none of much more weight than the others.
+
+        None counts as longer, or for more examples, than `larger` times the median one; zero where
+        there are none.
+        """
+        if not len(updates):
+            return updates.sum(0)
         norms = torch.linalg.vector_norm(updates, dim=1)
         longest = self.larger * norms.median()
-        if not (norms > longest).any():
-            return updates
-        return updates * torch.where(norms > longest, longest / norms, 1.0)[:, None]
+        if (norms > longest).any():
+            updates = updates * torch.where(norms > longest, longest / norms, 1.0)[:, None]
+        counts = counts.to(torch.float64)
+        return weighted_mean(updates, counts.clamp_max(self.larger * float(counts.median())))
 
-    def _judge(
-        self, known: Mapping[str, Tensor], grams: Mapping[str, Tensor], copies: Tensor
-    ) -> tuple[list[bool], list[str | None], float]:
-        """Who is kept of the n clients, why the others are not, and the clusters' gain at first.
 
-        `known` holds averages (n + 1,), the root's last, and as `now` this round's lengths; `grams`
-        how alike masks are (n + 1, n + 1), in all layers together, which is the first, and in each
-        layer; `copies` (n,) how many clients sent the same as each.
-        """
-        n = len(known["length"]) - 1
-        reasons: list[str | None] = [
-            f"its update is a copy of {k - 1} others'" if k >= _COPIES else None
-            for k in copies.tolist()
-        ]
-        alignment = known.get("alignment")
-        if alignment is not None:
-            mine, error = alignment[:n], known["error"][:n]
-            usual = mine.median()
-            spread = (_NORMAL * (mine - usual).abs().median()).maximum(error)
-            low = usual - _OUTLIER * spread
-            # Far below the others is harm as well where the update is worse than chance.
-            limit = torch.maximum(-self.sure * error, torch.minimum(-error, low))
-            for i in (mine < limit).nonzero():
-                reasons[int(i)] = (
-                    "its updates move the model against the labels of the root data set "
-                    f"(alignment {mine[i].item():.2f}, at least {limit[i].item():.2f} is wanted)"
-                )
-        first = 0.0
-        for attempt in range(_PASSES):
-            rows = [i for i in range(n) if reasons[i] is None] + [n]
-            if len(rows) < _FEWEST:
-                break
-            stack = torch.stack(
-                [principal_coordinates(part[rows][:, rows], self.dims) for part in grams.values()]
-            ).numpy()
-            fits, found = two_gaussians_each(stack, tolerance=_FIT), False
-            for where, points, mixture in zip(grams, stack, fits, strict=True):
-                first = mixture.gain if not attempt and not where else first
-                members = _other_cluster(torch.from_numpy(points), mixture.labels)
-                away = [rows[i] for i in members]
-                why = self._why(known, away, rows, mixture.gain, where)
-                for i in away if why is not None else []:
-                    reasons[i] = reasons[i] or why
-                    found = True
-            if not found:
-                break
-        kept = [i for i in range(n) if reasons[i] is None]
-        if kept:
-            excess = known["length"][kept] - known["length"][kept].median()
-            longest = max(math.log(self.larger), _OUTLIER * _NORMAL * float(excess.abs().median()))
-            now = known["now"][kept] - known["now"][kept].median()
-            for i in ((excess > longest) | (now > math.log(_AT_ONCE))).nonzero():
-                times = math.exp(max(float(excess[i]), float(now[i])))
-                reasons[kept[int(i)]] = (
-                    f"its updates are {times:.1f} times as long as the median client's"
-                )
-        return [reason is None for reason in reasons], reasons, first
-
-    def _why(
-        self, known: Mapping[str, Tensor], away: list[int], rows: list[int], gain: float, where: str
-    ) -> str | None:
-        """Why the cluster of clients `away` from the root is rejected; None if it is not."""
-        near = sorted(set(rows) - set(away))
-        if min(len(away), len(near) - 1) <= self.dims:  # the root alone is no cluster
-            return None
-        told = f"its mask is in a cluster of {len(away)}{where} apart from the root's"
-        if gain > self.tight:
-            return f"{told}, too tight for clients that trained on their own (gain {gain:.1f})"
-        if gain <= self.apart or where:
-            return None
-        times = float((known["length"][away].median() - known["length"][near].median()).exp())
-        if times > self.larger:
-            return f"{told}, whose updates are {times:.1f} times as long"
-        alignment = known.get("alignment")
-        if alignment is None:
-            return None
-        wrong = alignment[away].median() < -known["error"][away].median()
-        if wrong and alignment[near].median() > 0:
-            return f"{told}, whose updates move the model against the root data set's labels"
-        return None
+def _others(n: int, reasons: Reasons) -> list[int]:
+    return [i for i in range(n) if i not in reasons]
 
 
 def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
@@ -278,7 +187,9 @@ def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
     if isinstance(round.loss, RootLoss) and not root.labels.is_floating_point():
         evidence = root_evidence(round.loss, params, rows, root, float(norms[-1]))
         if evidence is not None:
+            descent = evidence.descent.cpu()
             found |= {"alignment": evidence.alignment.cpu(), "error": evidence.error.cpu()}
+            found |= {"descent": descent, "square": descent.square()}
     return found
 
 
@@ -311,27 +222,3 @@ def _relative_gram(bits: Tensor) -> Tensor:
     centred = products - products.mean(0) - products.mean(1, keepdim=True) + products.mean()
     trace = centred.diagonal().sum()
     return centred / trace if trace > 0 else torch.zeros_like(centred)
-
-
-def _copies(updates: Tensor, server: Tensor) -> Tensor:
-    """How many of the n clients sent the same as each, itself included, (n,) int64 on the CPU.
-
-    `updates` (n, d) are the same where a hundredth of the usual distance to the `server`'s (d,)
-    parts them. Nobody is a copy where most clients sent what the server has.
-    """
-    distances = squared_distances(torch.cat([updates, server[None]]))
-    usual = distances[-1, :-1].median()
-    same = (distances[:-1, :-1] < _SAME * usual) & usual.isfinite()
-    return same.sum(1).clamp_min(1).cpu()
-
-
-def _other_cluster(points: Tensor, labels: npt.NDArray[np.intp]) -> list[int]:
-    """Who of `points` (m, k) is in the component without the last one, and nearer to its middle."""
-    marks = torch.from_numpy(labels)
-    away = marks != marks[-1]
-    if not away.any():
-        return []
-    there, here = (points[part].median(0).values for part in (away, ~away))
-    nearer = (points - there).norm(dim=1) < (points - here).norm(dim=1)
-    members: list[int] = (away & nearer).nonzero().flatten().tolist()
-    return members
