@@ -74,13 +74,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=4, help="cells at once on each device")
     parser.add_argument("--devices", nargs="+", default=_devices())
-    parser.add_argument("--minutes", type=float, default=600, help="start no cell after this long")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=600,
+        help="start no cell after this long; 0 writes the table of those measured",
+    )
     parser.add_argument("--data-dir")
     o = parser.parse_args()
     begin, settings = time.monotonic(), conditions(torch.device(o.devices[0]))
     name = f"catalogue-{o.data}"
     path = RESULTS / f"{name}.json"
-    done = json.loads(path.read_text())["cells"] if path.exists() else []
+    before = json.loads(path.read_text()) if path.exists() else {"cells": []}
+    done = before["cells"]
     cells = [
         (o.data, attack, defence, seed, o.rounds)
         for seed in range(1, o.seeds + 1)
@@ -89,6 +95,8 @@ def main() -> None:
     ]
     missing = [cell for cell in cells if cell not in {_key(c) for c in done}]
     print(f"{len(missing)} of {len(cells)} cells to run", flush=True)
+    if o.minutes <= 0 and done:  # nothing is measured, so the table keeps its conditions
+        missing, settings = [], before["conditions"]
     context = multiprocessing.get_context("spawn")
     pools = [ProcessPoolExecutor(o.jobs, mp_context=context) for _ in o.devices]
     waiting = list(reversed(missing))

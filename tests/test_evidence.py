@@ -41,12 +41,16 @@ def mlp(classes: int) -> torch.nn.Module:
     )
 
 
-def by_hand(updates, round, length=1.0):
+def parts(round):
     def scores(params: np.ndarray) -> np.ndarray:
         return round.loss.outputs(torch.from_numpy(params)[None], round.root.inputs)[0].numpy()
 
-    labels = round.root.labels.numpy()
-    return evidence.alignment(scores, round.params.numpy(), updates.numpy(), labels, length)
+    return scores, round.params.numpy(), round.root.labels.numpy()
+
+
+def by_hand(updates, round, length=1.0):
+    scores, params, labels = parts(round)
+    return evidence.alignment(scores, params, updates.numpy(), labels, length)
 
 
 # With two classes the ranks of the median client of a sample are ties, which rounding decides.
@@ -64,6 +68,37 @@ def test_the_alignment_of_real_updates_is_that_of_a_loop():
     updates, round = digits.flipped(6, torch.float64)
     expected = by_hand(updates[3:11], round)
     np.testing.assert_allclose(judged(updates[3:11], round).alignment, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("make", [None, mlp], ids=["linear", "deep"])
+def test_the_descent_is_that_of_a_loop(classes, make):
+    updates, round = small(classes, module=make and make(classes))
+    scores, params, labels = parts(round)
+    for length in (0.3, 1.0):
+        expected = [evidence.descent(scores, params, u, labels, length) for u in updates.numpy()]
+        np.testing.assert_allclose(judged(updates, round, length).descent, expected, rtol=1e-9)
+
+
+def test_a_small_step_down_the_gradient_is_a_descent():
+    updates, round = digits.honest(torch.float64)
+    down = -round.loss.gradient(round.params, round.root)
+    found = judged(torch.stack([down, -down, updates[0]]), round).descent
+    assert (found[[0, 2]] > 0.1).all()
+    assert found[1].item() == pytest.approx(-found[0].item())
+    assert found.abs().max() <= 1
+
+
+def test_what_raises_a_class_for_every_sample_is_neither_when_the_model_is_calibrated():
+    """The descent of a class-wide change is 0 where predictions have the classes' shares."""
+    _, round = small(4, samples=40)
+    balanced = torch.arange(40) % 4
+    flat = dataclasses.replace(
+        round, root=Batch(round.root.inputs, balanced), params=torch.zeros_like(round.params)
+    )
+    raise_first = torch.zeros_like(round.params)
+    raise_first[round.layers["bias"].start] = 1.0
+    assert judged(raise_first[None], flat).descent.item() == pytest.approx(0, abs=1e-12)
 
 
 def test_classes_that_the_root_has_no_samples_of_have_no_say():
@@ -153,6 +188,7 @@ def test_a_zero_update_says_nothing_and_harms_nobody_elses():
         found = judged(sent, round, length)
         assert found.alignment[0] == 0
         assert found.error[0] == 0
+        assert found.descent[0] == 0
         assert (found.alignment[1:6] < -0.1).all()
         assert (found.alignment[6:] > 0.1).all()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skymask.defences.memory import ROOT, ClientAverages, PairAverages
+from skymask.defences.memory import ROOT, ClientAverages, PairAverages, recalled
 from skymask.randomness import generator
 from tests.test_laws import same_memory, saved
 
@@ -60,6 +60,26 @@ def test_averages_of_pairs_are_those_of_a_loop_over_the_last_rounds_clients():
                 known[one, other] = s, w
                 # Sums are stored in single precision.
                 assert averages.values[i, j].item() == pytest.approx(s / w, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
+def test_the_noise_of_an_average_is_the_sum_of_its_squared_weights(keep):
+    past, shares = None, torch.zeros(0)
+    for _ in range(6):
+        seen = {"x": torch.zeros(2, dtype=torch.float64)}
+        averages = ClientAverages.of(past, torch.tensor([4]), seen, keep)
+        past = averages.stored()
+        shares = torch.cat([keep * shares, torch.tensor([1.0 - keep])])
+        expected = (shares / shares.sum()).square().sum()
+        assert averages.noise.tolist() == pytest.approx([expected.item()] * 2)
+
+
+def test_what_is_recalled_goes_by_client_id():
+    seen = {"x": torch.tensor([1.0, 2.0, 0.0], dtype=torch.float64)}
+    past = ClientAverages.of(None, torch.tensor([7, 3]), seen, 0.0).stored()
+    assert recalled(past, torch.tensor([3, 5, 7, 9, 1]), "x").tolist() == [2, 0, 1, 0, 0]
+    assert recalled(past, torch.tensor([3]), "y").tolist() == [0]
+    assert recalled(None, torch.tensor([3]), "x").tolist() == [0]
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])

@@ -43,3 +43,23 @@ def one_alignment(change: np.ndarray, reaction: np.ndarray, labels: np.ndarray) 
 def share_below(value: float, values: np.ndarray) -> float:
     """The rank of `value` among `values`, from 0 to 1."""
     return sum(other < value for other in values) / (len(values) - 1)
+
+
+def descent(
+    scores: Callable[[np.ndarray], np.ndarray],
+    params: np.ndarray,
+    update: np.ndarray,
+    labels: np.ndarray,
+    length: float,
+) -> float:
+    """The cosine of an update's changes and of what would lower the loss of every class alike."""
+    before = scores(params)
+    change = scores(params + STEP * length * update / np.linalg.norm(update)) - before
+    dot = own = other = 0.0
+    for sample, label in enumerate(labels):
+        chances = np.exp(before[sample]) / np.exp(before[sample]).sum()
+        for c in range(before.shape[1]):
+            wanted = (float(c == label) - chances[c]) / (labels == label).sum()
+            changed = change[sample, c] - change[sample].mean()
+            dot, own, other = dot + wanted * changed, own + changed**2, other + wanted**2
+    return dot / np.sqrt(own * other)

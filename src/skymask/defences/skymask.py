@@ -42,10 +42,11 @@ class SkyMask:
     2. Copies. Three or more clients sent the same, but for a hundredth of the usual distance to
        the server's own update; or its mask is in a cluster apart from the root's that is too
        tight for clients that trained on their own: two Gaussians describe the masks better than
-       one by more than `tight` in BIC per client, in the average of the layers or in one of them.
-    3. A cluster apart (more than `apart` in BIC per client) whose updates are, in the median, more
-       than `larger` times as long as those with the root, or move the model against the labels
-       while those with the root do not.
+       one by more than `tight` in BIC per client, in the average of the layers, or in one of them
+       and so in a third of the last rounds.
+    3. A cluster apart (more than `apart` in BIC per client): of its clients those whose updates are
+       more than `larger` times as long as the median one near the root, or harmful by one standard
+       deviation while the median one near the root is not.
     4. Size. Its updates, averaged over rounds (in logarithm), are more than `larger` times as long
        as those of the median client that is left, and an outlier by three robust standard
        deviations; or ten times as long in this round.
