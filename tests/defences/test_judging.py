@@ -80,7 +80,7 @@ def test_one_standard_deviation_is_enough_for_an_outlier():
 def test_the_descent_is_judged_by_how_descents_vary():
     found = known(descent=[-0.5, 0.3])
     assert out(found) == {0}
-    slow, _ = found.deviations()["descent"]
+    slow, _ = found.deviations["descent"]
     # 0.2 a round, of which 0.1 / 1.9 is left, and what 100 root samples never average out.
     error = math.sqrt(0.2**2 * 0.1 / 1.9 + 0.25 / SAMPLES)
     assert slow[0].item() == pytest.approx(-0.5 / error, rel=0.4)
@@ -90,14 +90,14 @@ def test_the_descent_is_judged_by_how_descents_vary():
 def test_after_one_round_nothing_is_known_of_descents():
     found = known(descent=[-0.9], rounds=1)
     assert out(found) == set()
-    assert (found.deviations()["descent"][0] == 0).all()
+    assert (found.deviations["descent"][0] == 0).all()
 
 
 def test_descents_that_hardly_vary_are_not_trusted_more_than_the_root_allows():
     found = known(descent=[-0.05] * 10, rounds=2, noise=1e-6)
     noise = 0.1 * 1.9 / (1.9 * 0.19) * (2 - 0.19) / 1.9  # after two rounds
     error = math.sqrt(noise / SAMPLES + 0.25 / SAMPLES)
-    slow, _ = found.deviations()["descent"]
+    slow, _ = found.deviations["descent"]
     assert slow[0].item() == pytest.approx(-0.05 / error, rel=1e-3)
 
 
@@ -110,7 +110,7 @@ def test_who_raised_the_loss_is_back_when_it_lowers_it():
     ids = torch.arange(10)
     _, memory = harmful(known(descent=[-0.5]), 3.0, ids, None)
     doubtful = known(descent=[-0.12])
-    assert 0 > doubtful.deviations()["descent"][0][0] > -3
+    assert 0 > doubtful.deviations["descent"][0][0] > -3
     assert out(doubtful, memory) == {0}
     assert out(known(descent=[0.1]), memory) == set()
     # What was remembered goes by client id.
@@ -129,7 +129,7 @@ def test_who_lowers_the_loss_more_than_good_clients_is_not_out_for_the_alignment
 def test_without_class_scores_nobody_is_harmful():
     seen = {"length": torch.zeros(4, dtype=torch.float64)}
     found = Known.of({}, torch.arange(3), seen, 0.9, SAMPLES)
-    assert found.deviations() == {}
+    assert found.deviations == {}
     assert harmful(found, 3.0, torch.arange(3), None)[0] == {}
 
 

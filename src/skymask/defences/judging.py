@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,20 +75,21 @@ class Known:
         ids: Tensor,
         seen: Mapping[str, Tensor],
         keep: float,
-        root: int,
+        samples: int,
     ) -> "Known":
         """Take in what was `seen` (n + 1,) each of the clients `ids` (n,) and the root.
 
-        `past` is what `stored` gave; `root` how many samples the root data set has.
+        `past` is what `stored` gave; `samples` how many the root data set has.
         """
         slow = ClientAverages.of(past.get("slow"), ids, seen, keep)
         lately = ClientAverages.of(past.get("lately"), ids, seen, keep**_SOONER)
-        return cls(slow, lately, seen["length"], root)
+        return cls(slow, lately, seen["length"], samples)
 
     def stored(self) -> dict[str, Any]:
         """What goes into `Decision.memory`."""
         return {"slow": self.slow.stored(), "lately": self.lately.stored()}
 
+    @cached_property
     def deviations(self) -> dict[str, tuple[Tensor, Tensor]]:
         """How far above harm alignment and descent are, in standard deviations.
 
@@ -151,7 +153,7 @@ def harmful(known: Known, sure: float, ids: Tensor, past: Any) -> tuple[Reasons,
     its descent is above 0, or its alignment above -1, because the alignment is about 0 of honest
     clients, too, once the root's samples are learned.
     """
-    deviations = known.deviations()
+    deviations = known.deviations
     if not deviations:
         return {}, ClientAverages.of(past, ids, {}, 0.0).stored()
     against, raises = (
@@ -287,7 +289,7 @@ class Clustering:
             times = float((length[i] - length[near].median()).exp())
             if times > self.larger:
                 reasons[i] = f"{told}, and its updates are {times:.1f} times as long"
-        for measure, (slow, _) in known.deviations().items():
+        for measure, (slow, _) in known.deviations.items():
             if slow[near].median() <= 0:  # the others are no better
                 continue
             for i in away:
@@ -302,7 +304,7 @@ def _worse(known: Known, away: Sequence[int], near: Sequence[int]) -> bool:
     By one standard deviation in the median. Else it may be the honest clients, alike because they
     have learned what there is to learn, and the root apart from them with all who are not.
     """
-    both = known.deviations().values()
+    both = known.deviations.values()
     return not both or any(
         float(slow[away].median() - slow[near].median()) < -1 for slow, _ in both
     )

@@ -72,8 +72,8 @@ class SkyMask:
     `server_round`; with a loss of one's own reasons 2 to 4 remain, and `evidence` says so.
 
     `scores` say how far from harmful a client is: the least of its averaged alignments and
-    descents, in standard deviations; where there are none, minus the logarithm of its relative
-    length.
+    descents, in standard deviations (a descent counts as 0 after a single round); where there are
+    none, minus the logarithm of its relative length.
     """
 
     gamma: float = setting(100.0, number(above=0))
@@ -128,7 +128,7 @@ class SkyMask:
         reasons |= clusters.reasons
         reasons |= too_long(known, _others(n, reasons), self.larger)
 
-        averages, deviations = known.slow.values, known.deviations()
+        averages, deviations = known.slow.values, known.deviations
         evidence = {
             "points": principal_coordinates(pairs.values, min(self.dims, n)),
             "gain": clusters.gain,
