@@ -43,6 +43,7 @@ ORDER = (
     "attacks",
     "experiment",
     "records",
+    "flower",
     "metrics",
     "simulation",
     "progress",

@@ -69,7 +69,7 @@ class RunFolder:
         self.require_free()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path / "manifest.json", _json(manifest, indent=2).encode())
+            replace_file(self.path / "manifest.json", json_text(manifest, indent=2).encode())
 
     def require_no_run(self) -> None:
         """Raise `InputError` where the folder holds a run already."""
@@ -90,18 +90,18 @@ class RunFolder:
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a round's record, flushed to the operating system before this returns."""
         with writing(self.path), (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_json(record) + "\n")
+            file.write(json_text(record) + "\n")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary: the run has ended."""
         with writing(self.path):
-            replace_file(self.path / "summary.json", _json(summary, indent=2).encode())
+            replace_file(self.path / "summary.json", json_text(summary, indent=2).encode())
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint, atomically; the records up to it are on the disk before it."""
         tensors = {"params": checkpoint.params, "buffers": checkpoint.buffers}
-        outline = _outline(checkpoint.memory, "memory", tensors)
-        attack = _outline(checkpoint.attack_memory, "attack_memory", tensors)
+        outline = outlined(checkpoint.memory, "memory", tensors)
+        attack = outlined(checkpoint.attack_memory, "attack_memory", tensors)
         header = {
             "rounds": str(checkpoint.rounds),
             "memory": json.dumps(outline),
@@ -129,7 +129,7 @@ class RunFolder:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
             memory, attack = (
-                _filled(json.loads(header[name]), tensors) for name in ("memory", "attack_memory")
+                filled(json.loads(header[name]), tensors) for name in ("memory", "attack_memory")
             )
             return Checkpoint(
                 int(header["rounds"]), tensors["params"], tensors["buffers"], memory, attack
@@ -153,7 +153,7 @@ class RunFolder:
                 f"but the checkpoint is after {rounds}"
             )
         with writing(self.path):
-            text = "".join(_json(record) + "\n" for record in kept)
+            text = "".join(json_text(record) + "\n" for record in kept)
             replace_file(self.path / "rounds.jsonl", text.encode())
             (self.path / "summary.json").unlink(missing_ok=True)
         return kept
@@ -207,12 +207,12 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _json(value: Any, indent: int | None = None) -> str:
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON; numbers that are not finite become null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -222,15 +222,18 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _outline(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON, its tensors put into `tensors` and named in their place."""
+def outlined(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON, its tensors put into `tensors` and named in their place.
+
+    Raises `InputError` for anything but dicts with string keys, lists, tensors, numbers, strings.
+    """
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"dict": {k: _outline(v, f"{name}.{k}", tensors) for k, v in value.items()}}
+        return {"dict": {k: outlined(v, f"{name}.{k}", tensors) for k, v in value.items()}}
     if isinstance(value, list):
-        return {"list": [_outline(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
+        return {"list": [outlined(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]}
     if value is None or isinstance(value, str | int | float | bool):
         return {"value": value}
     raise InputError(
@@ -239,12 +242,13 @@ def _outline(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _filled(outline: Any, tensors: Mapping[str, Tensor]) -> Any:
+def filled(outline: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `outlined` was given."""
     ((kind, content),) = outline.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":
-        return {key: _filled(part, tensors) for key, part in content.items()}
+        return {key: filled(part, tensors) for key, part in content.items()}
     if kind == "list":
-        return [_filled(part, tensors) for part in content]
+        return [filled(part, tensors) for part in content]
     return content

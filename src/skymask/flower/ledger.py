@@ -1,0 +1,67 @@
+"""The ledger: one line a round, who was left out and why. JSON lines, appended as rounds end."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skymask.errors import InputError
+from skymask.flower.policy import Standing
+from skymask.records import json_text, replace_file, writing
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The file of one federation. A run adds a line that says what it is, then one line a round.
+
+    A server that is killed may leave a torn last line: it is dropped at the next start.
+    """
+
+    path: Path
+
+    def start(self, settings: Mapping[str, Any], rounds: int) -> None:
+        """Open the ledger for a run that goes on after `rounds` rounds (0: a new run).
+
+        Lines of rounds that are run again, because the server was killed before it had kept their
+        outcome, are dropped. Raises `InputError` where the file cannot be written or is no ledger.
+        """
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lines = list(self._lines())
+            if rounds:
+                begin = max((i for i, line in enumerate(lines) if "ledger" in line), default=0)
+                kept = [
+                    line for i, line in enumerate(lines) if i <= begin or line["round"] <= rounds
+                ]
+            else:
+                kept = [*lines, {"ledger": VERSION, **settings}]
+            replace_file(self.path, "".join(json_text(line) + "\n" for line in kept).encode())
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line, flushed to the operating system before this returns."""
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json_text(line) + "\n")
+
+    def standings(self) -> dict[int, Standing]:
+        """Each node's standing after the last round that the ledger has of it."""
+        found: dict[int, Standing] = {}
+        for line in self._lines():
+            for node, entry in line.get("nodes", {}).items():
+                found[int(node)] = Standing(int(entry["strikes"]), int(entry["resting"]))
+        return found
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        *whole, _ = self.path.read_bytes().split(b"\n")  # what follows the last line end is torn
+        for number, text in enumerate(whole, 1):
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{self.path} line {number} is not JSON: {error}") from error
+            if not isinstance(line, dict) or not ({"ledger", "round"} & set(line)):
+                raise InputError(f"{self.path} line {number} is no line of a ledger")
+            yield line
