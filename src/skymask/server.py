@@ -8,7 +8,16 @@ from torch import Tensor, nn
 
 from skymask.clients import LocalSGD, Trainer, plan
 from skymask.errors import InputError, require
-from skymask.flat import FlatModel, RootLoss, SampleLoss, assign, flat_model, flatten, root_loss
+from skymask.flat import (
+    FlatModel,
+    RootLoss,
+    SampleLoss,
+    assign,
+    flat_model,
+    flatten,
+    flatten_buffers,
+    root_loss,
+)
 from skymask.randomness import generator, key
 from skymask.types import Batch, ClientData, Round
 
@@ -37,15 +46,16 @@ class Server:
         client_buffers: Tensor | None = None,
         memory: object = None,
         server_update: Tensor | None = None,
+        server_buffers: Tensor | None = None,
     ) -> Round:
         """Train the root model from `params` (d,) and `buffers` (b,) and put the `Round` together.
 
         The root model takes as many steps, of the same batch size and rate, as a client (Eq. 6).
         `client_buffers` is (n, b). A `server_update` (d,) that is given already, because the root
-        model was trained beside the clients, is taken as it is.
+        model was trained beside the clients, is taken as it is, with its `server_buffers` (b,).
         """
         if server_update is None:
-            server_update = self._root_update(index, params, buffers)
+            server_update, server_buffers = self._root_update(index, params, buffers)
         return Round(
             index=index,
             clients=clients,
@@ -56,20 +66,22 @@ class Server:
             loss=replace(self.root_loss, buffers=buffers),
             root=self.root,
             server_update=server_update,
+            server_buffers=None if client_buffers is None else server_buffers,
             counts=counts,
             generator=generator(self.seed, "defence", index),
             memory=memory,
         )
 
-    def _root_update(self, index: int, params: Tensor, buffers: Tensor) -> Tensor:
+    def _root_update(self, index: int, params: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
+        """The root model minus the global one, (d,), and its buffers (b,)."""
         if isinstance(self.local, Trainer):
             batches = key(self.seed, "root batches", index)
-            updates, _ = self.local(params, buffers, as_client(self.root), [0], batches)
-            return updates[0]
+            updates, own = self.local(params, buffers, as_client(self.root), [0], batches)
+            return updates[0], own[0]
         module = self.model.in_mode(True)
         assign(module, params, buffers)
         self.local(module, self.root)
-        return flatten(module).to(params) - params
+        return flatten(module).to(params) - params, flatten_buffers(module).to(buffers)
 
 
 def server(

@@ -250,7 +250,7 @@ def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]
         trained, buffers = run.trainer(
             state.params, state.buffers, run.data, [*clients.tolist(), len(run.malicious)], batches
         )
-        updates, own_buffers, server_update = trained[:-1], buffers[:-1], trained[-1]
+        updates, own_buffers = trained[:-1], buffers[:-1]
     round = run.server.round(
         index,
         state.params,
@@ -259,7 +259,8 @@ def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]
         counts=run.data.counts[clients],
         client_buffers=own_buffers if own_buffers.numel() else None,
         memory=state.memory,
-        server_update=server_update,
+        server_update=trained[-1],
+        server_buffers=buffers[-1] if own_buffers.numel() else None,
     )
     with _timed(stages, "attack"):
         updates, round, attack_memory = _attacked(run, updates, malicious, round, state)
@@ -302,6 +303,7 @@ def _attacked(
         loss=replace(round.loss, graphs={}) if isinstance(round.loss, RootLoss) else round.loss,
         root=None,
         server_update=None,
+        server_buffers=None,
         memory=state.attack_memory,
         generator=generator(run.experiment.seed, "attack", round.index),
         own=run.own,

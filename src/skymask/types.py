@@ -98,6 +98,8 @@ class Round:
     """The server's clean root data set."""
     server_update: Tensor | None = None
     """The root model minus the global one, (d,), trained on `root` exactly as a client trains."""
+    server_buffers: Tensor | None = None
+    """The root model's buffers after that training, (b,)."""
     counts: Tensor | None = None
     """Number of samples of each client, (n,); None counts every client the same."""
     generator: torch.Generator | None = None

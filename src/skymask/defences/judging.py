@@ -39,6 +39,11 @@ _STAYS = 0.25
 
 An honest client with unusual data may go a little against the root's few samples in every round.
 """
+_SHIFT, _SHIFT_AT_ONCE = 1.0, 3.0
+"""Standard deviations that batch norm's outputs may be moved by, on average and in one round.
+
+By one, most of a layer's features still have the sign that the next layer expects.
+"""
 _OFTEN = 1 / 3
 """The share of the last rounds in tight clusters of single layers that is no coincidence."""
 _OUTLIER = 3.0
@@ -202,6 +207,24 @@ def too_long(known: Known, kept: Sequence[int], larger: float) -> Reasons:
         kept[i]: f"its updates are {math.exp(max(float(excess[i]), float(now[i]))):.1f} times as "
         "long as the median client's"
         for i in ((excess > longest) | (now > math.log(_AT_ONCE))).nonzero().flatten().tolist()
+    }
+
+
+def shifted(known: Known, now: Tensor, kept: Sequence[int], larger: float) -> Reasons:
+    """Whose batch norm statistics would move the model's features far from the server's own.
+
+    `now` (n,) are this round's shifts (`statistics.shifts`). On average over rounds by more than
+    one standard deviation and `larger` times as far as the median one of the clients `kept`; or by
+    three in this round. Honest clients differ by the classes that they hold, most in the first
+    round, when the statistics still move away from their start.
+    """
+    average = known.slow.values["shift"][:-1]
+    usual = float(average[kept].median()) if kept else 0.0
+    out = (average > max(_SHIFT, larger * usual)) | (now > _SHIFT_AT_ONCE)
+    return {
+        i: f"its batch norm statistics move the features {float(max(average[i], now[i])):.1f} "
+        "standard deviations away from the server's"
+        for i in out.nonzero().flatten().tolist()
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skymask.defences.assumed import TooFew
-from skymask.errors import InputError
+from skymask.errors import InputError, require
 from skymask.geometry import weighted_mean
 from skymask.types import Decision, Round
 
@@ -148,6 +148,9 @@ def _check_lengths(n: int, d: int, round: Round) -> None:
             raise InputError(
                 f"round.{name} has length {len(value)} but must have {width}: updates is ({n}, {d})"
             )
+    if round.buffers is not None and round.server_buffers is not None:
+        wide, own = round.buffers.shape[1], tuple(round.server_buffers.shape)
+        require(own == (wide,), "round.server_buffers' shape", own, f"({wide},), as clients have")
 
 
 def _add(reasons: list[str | None], more: Mapping[int, str]) -> None:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from skymask.components import check_settings, count, number, setting
-from skymask.defences.judging import Clustering, Known, Reasons, copied, harmful, too_long
+from skymask.defences.judging import Clustering, Known, Reasons, copied, harmful, shifted, too_long
 from skymask.defences.masking import PAPER, mask_evidence, trained_masks
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
 from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
+from skymask.defences.statistics import shifts
 from skymask.evidence import root_evidence
 from skymask.flat import RootLoss
 from skymask.geometry import gram_matrix, principal_coordinates, weighted_mean
@@ -32,7 +33,7 @@ class SkyMask:
 
     The paper's rule fits two clusters to the masks in every round and rejects the one without the
     root model. But honest clients form clusters too, by the classes that they hold: with nobody to
-    reject it loses a third of them. Here a client is rejected for one of four reasons, each of
+    reject it loses a third of them. Here a client is rejected for one of five reasons, each of
     which an honest client does not give:
 
     1. Harm. Its updates, averaged over rounds, move the model's outputs for the root data set
@@ -50,6 +51,10 @@ class SkyMask:
     4. Size. Its updates, averaged over rounds (in logarithm), are more than `larger` times as long
        as those of the median client that is left, and an outlier by three robust standard
        deviations; or ten times as long in this round.
+    5. Statistics. Batch norm's running means and variances, which no mask covers, would move the
+       model's features more than one standard deviation away from where the server's own have
+       them, averaged over rounds, and `larger` times as far as the median client's; or three
+       standard deviations in this round (`statistics.shifts`).
 
     Masks are trained as in the paper (Eq. 1 to 5). Departures, and why:
 
@@ -69,7 +74,7 @@ class SkyMask:
 
     Assumptions: the root's labels are right for the most part, and its samples are of the classes
     that clients learn. Harm takes a model whose outputs are class scores, and a loss made by
-    `server_round`; with a loss of one's own reasons 2 to 4 remain, and `evidence` says so.
+    `server_round`; with a loss of one's own reasons 2 to 5 remain, and `evidence` says so.
 
     `scores` say how far from harmful a client is: the least of its averaged alignments and
     descents, in standard deviations (a descent counts as 0 after a single round); where there are
@@ -110,7 +115,8 @@ class SkyMask:
         masks = trained_masks(training, updates, round, root=True)
 
         samples = len(needed(round, "root", "SkyMask").labels)
-        known = Known.of(past, ids, _observed(updates, round), self.memory, samples)
+        seen = _observed(updates, round)
+        known = Known.of(past, ids, seen, self.memory, samples)
         grams = {
             f" in layer {name}": _relative_gram(masks.bits[:, at])
             for name, at in _modules(round.layers, masks.bits.shape[1]).items()
@@ -127,6 +133,8 @@ class SkyMask:
         )
         reasons |= clusters.reasons
         reasons |= too_long(known, _others(n, reasons), self.larger)
+        if "shift" in seen:
+            reasons |= shifted(known, seen["shift"][:n], _others(n, reasons), self.larger)
 
         averages, deviations = known.slow.values, known.deviations
         evidence = {
@@ -184,6 +192,10 @@ def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
     length = (norms.clamp_min(tiny) / norms[:-1].median().clamp_min(tiny)).log()
     # A tiny update must not make up for a huge one in the average.
     found = {"length": length.clamp_min(-_SHORTEST).cpu()}
+    if round.buffers is not None and round.server_buffers is not None:
+        moved = shifts(round.buffers, round.server_buffers, round.buffer_layers)
+        if moved is not None:
+            found["shift"] = torch.cat([moved, moved.new_zeros(1)]).cpu()
     params, root = (needed(round, name, "SkyMask") for name in ("params", "root"))
     if isinstance(round.loss, RootLoss) and not root.labels.is_floating_point():
         evidence = root_evidence(round.loss, params, rows, root, float(norms[-1]))

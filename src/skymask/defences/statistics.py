@@ -1,0 +1,33 @@
+"""Batch norm's running statistics: what a client can poison without touching a parameter."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_MEAN, _VARIANCE = "running_mean", "running_var"
+_FLOOR = 1e-5
+"""Added to variances, as batch norm itself does."""
+
+
+def shifts(buffers: Tensor, server: Tensor, layers: Mapping[str, slice]) -> Tensor | None:
+    """How far each client's running statistics are from the server's own, (n,) float64.
+
+    For the features of one batch norm layer, with the client's mean and variance m, v and the
+    server's m', v', the root mean squares of (m - m') / sqrt(v') and of log(v / v') / 2 are what
+    the layer's outputs are moved and stretched by where the client's statistics stand in for the
+    server's, in standard deviations of the features; the largest of them over the layers counts.
+
+    `buffers` is (n, b), `server` (b,); None where `layers` names no running statistics.
+    """
+    found = []
+    for name, mean_at in layers.items():
+        variance_at = layers.get(name.removesuffix(_MEAN) + _VARIANCE)
+        if not name.endswith(_MEAN) or variance_at is None:
+            continue
+        rows, own = buffers.to(torch.float64), server.to(torch.float64)
+        variance = own[variance_at] + _FLOOR
+        moved = (rows[:, mean_at] - own[mean_at]) / variance.sqrt()
+        stretched = ((rows[:, variance_at] + _FLOOR) / variance).log() / 2
+        found += [part.square().mean(1).sqrt() for part in (moved, stretched)]
+    return torch.stack(found).amax(0) if found else None
