@@ -46,11 +46,17 @@ class Ledger:
             file.write(json_text(line) + "\n")
 
     def standings(self) -> dict[int, Standing]:
-        """Each node's standing after the last round that the ledger has of it."""
+        """Each node's standing after the last round that the ledger has of it.
+
+        Raises `InputError` where the file is no ledger.
+        """
         found: dict[int, Standing] = {}
-        for line in self._lines():
-            for node, entry in line.get("nodes", {}).items():
-                found[int(node)] = Standing(int(entry["strikes"]), int(entry["resting"]))
+        for number, line in enumerate(self._lines(), 1):
+            try:
+                for node, entry in line.get("nodes", {}).items():
+                    found[int(node)] = Standing(int(entry["strikes"]), int(entry["resting"]))
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise InputError(f"{self.path} line {number} is no line of a ledger") from error
         return found
 
     def _lines(self) -> Iterator[dict[str, Any]]:
