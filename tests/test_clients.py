@@ -235,6 +235,20 @@ def test_what_cannot_be_vectorised_is_looped_over_with_one_warning(make):
     assert (updates.norm(dim=1) > 0).all()
 
 
+def test_trying_to_vectorise_leaves_the_warning_filters_of_other_threads_alone():
+    """Flower starts its simulation in one thread and the server app in another."""
+    before, during = list(warnings.filters), []
+
+    class Watching(nn.Linear):
+        def forward(self, x):
+            during.append(list(warnings.filters))
+            return super().forward(x)
+
+    plan(flat_model(Watching(5, 5).double()), F.cross_entropy, LocalSGD(), clients(5))
+    assert len(during) > 0
+    assert all(filters == before for filters in during)
+
+
 def test_a_recurrent_module_trains_as_the_reference_does():
     data, module = clients(5), Recurrent().double()
     trainer = plan(flat_model(module), F.cross_entropy, LocalSGD(3, 4, 0.3), data, path="loop")

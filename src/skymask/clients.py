@@ -9,7 +9,7 @@ update's norm), whatever the chunk size.
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -211,13 +211,17 @@ def _vmap_problem(trainer: Trainer, data: ClientData) -> str | None:
     params, buffers = (part.to(data.inputs.device) for part in trainer.model.initial())
     rows = torch.zeros(2, 2, 2, dtype=torch.int64, device=data.inputs.device)
     short = Trainer(trainer.model, trainer.loss, LocalSGD(2, 2), "vmap", 2, trainer.module)
+    switch: Any = torch._C._functorch
+    before = switch._is_vmap_fallback_enabled()
     try:
-        with warnings.catch_warnings():
-            # A batching rule that is missing only warns and then loops inside: as good as none.
-            warnings.simplefilter("error")
-            short._vmap(params, buffers, data, rows, None)
+        # Where a batching rule is missing vmap warns and then loops inside: as good as none. Raise
+        # instead, by vmap's own switch: Python's warning filters belong to all threads.
+        switch._set_vmap_fallback_enabled(False)
+        short._vmap(params, buffers, data, rows, None)
     except (RuntimeError, UserWarning, NotImplementedError) as problem:
         return str(problem).strip().split("\n")[0][:160]
+    finally:
+        switch._set_vmap_fallback_enabled(before)
     return None
 
 

@@ -1,0 +1,1 @@
+"""Federated training on Fashion-MNIST, guarded by SkyMask."""
