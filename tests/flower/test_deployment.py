@@ -60,7 +60,7 @@ def federation(shared: Deployment) -> Deployment:
     """The federation with all of its nodes running, whatever the test before did to them."""
     for name in NAMES:
         if not shared.runs(name):
-            shared.start_node(name, data=shared.folder / f"{name}.npz", attack=name in MALICIOUS)
+            shared.start_node(name, data=shared.folder / f"{name}.npz", drill=name in MALICIOUS)
     wait_for("the SuperNodes", lambda: all(map(shared.connected, NAMES)), 60)
     return shared
 

@@ -1,13 +1,29 @@
-"""The client: plain Flower and PyTorch, and a drill for trying what the server does about it."""
+"""The client: plain Flower and PyTorch, and drills for trying what the server does about them."""
+
+from logging import getLogger
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from guarded import drill
 from guarded.task import build_model, node_data, train
+from skymask.flower import drills
 from skymask.randomness import generator
+from skymask.types import Batch
 
-app = ClientApp(mods=[drill.sign_flip])
+log = getLogger("flwr")
+
+
+def drilled(attack: str) -> drills.On:
+    """The nodes that are to attack in this way, by the run configuration; none in a real run."""
+
+    def on(context: Context) -> bool:
+        config, node = context.run_config, int(context.node_config["partition-id"])
+        return config["attack"] == attack and node < int(config["malicious"])
+
+    return on
+
+
+app = ClientApp(mods=[drills.sign_flip(on=drilled("sign-flip"))])
 
 
 @app.train()
@@ -16,7 +32,9 @@ def train_here(message: Message, context: Context) -> Message:
     config = context.run_config
     node = int(context.node_config["partition-id"])
     samples = node_data(config, node, int(context.node_config["num-partitions"]))
-    samples = drill.label_flip(samples, context)
+    if drilled("label-flip")(context):
+        log.warning("skymask drill on node %s: label flip", context.node_id)
+        samples = Batch(samples.inputs, drills.flip_labels(samples.labels, classes=10))
     model = build_model(config)
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     index = int(message.content["config"]["server-round"])

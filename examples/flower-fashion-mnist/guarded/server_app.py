@@ -8,8 +8,9 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from guarded.task import accuracy, build_model, divided
+from guarded.task import ATTACKS, accuracy, build_model, divided
 from skymask import LocalSGD
+from skymask.errors import require
 from skymask.flower import SkyMask
 
 app = ServerApp()
@@ -20,6 +21,7 @@ log = getLogger("flwr")
 def main(grid: Grid, context: Context) -> None:
     """Train for the configured number of rounds."""
     config = context.run_config
+    require(config["attack"] in ATTACKS, "attack", config["attack"], " or ".join(ATTACKS))
     held = divided(config, 1)
     model = build_model(config)
 

@@ -1,6 +1,7 @@
 """What the server and the clients agree on: the model, the data, how a client trains."""
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from skymask.models import cnn, mlp
 from skymask.types import Batch
 
 Config = Mapping[str, Any]
+ATTACKS = ("sign-flip", "label-flip")
 
 
 def build_model(config: Config) -> nn.Module:
@@ -28,9 +30,13 @@ def divided(config: Config, nodes: int) -> Federation:
     Every process divides it alike, from the seed. In a federation of your own a node reads its own
     data, and only the server reads the root data.
     """
-    folder = Path(config["data-dir"]) if config["data-dir"] else None
-    dataset = load(config["data"], folder)
-    return divide(dataset, nodes, Dirichlet(10.0), config["root-size"], seed=config["seed"])
+    return _divided(config["data"], config["data-dir"], nodes, config["root-size"], config["seed"])
+
+
+@cache  # in a simulation one process is many nodes, one after another
+def _divided(data: str, folder: str, nodes: int, root_size: int, seed: int) -> Federation:
+    dataset = load(data, Path(folder) if folder else None)
+    return divide(dataset, nodes, Dirichlet(10.0), root_size, seed=seed)
 
 
 def node_data(config: Config, node: int, nodes: int) -> Batch:

@@ -150,7 +150,7 @@ def _mod(on: On, name: str, spoil: Callable[[Message, Message], None]) -> Mod:
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
         reply = call_next(message, context)
         if message.metadata.message_type == MessageType.TRAIN and on(context):
-            _log.warning("skymask drill on this node: %s", name)
+            _log.warning("skymask drill on node %s: %s", context.node_id, name)
             spoil(message, reply)
         return reply
 

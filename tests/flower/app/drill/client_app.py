@@ -14,13 +14,12 @@ STEPS, BATCH, RATE = 10, 32, 0.1
 
 
 def attack(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """On a node with `attack=true`: turn the update around."""
-    reply = call_next(message, context)
-    if context.node_config.get("attack", False):
-        before, after = message.content["arrays"], reply.content["arrays"]
-        for key, array in after.items():
-            after[key] = Array(2 * before[key].numpy() - array.numpy())
-    return reply
+    """On a node with `drill=true`: send the opposite of the update."""
+    if not context.node_config.get("drill", False):
+        return call_next(message, context)
+    from skymask.flower import drills  # slow, and only needed here
+
+    return drills.sign_flip(on=drills.configured())(message, context, call_next)
 
 
 app = ClientApp(mods=[attack])
