@@ -94,7 +94,7 @@ def client_app(mods: Sequence[Mod] = (), flipped: Collection[int] = ()) -> Clien
             loss = F.cross_entropy(net(inputs[rows]), labels[rows])
             loss.backward()
             optimiser.step()
-        metrics = MetricRecord({"num-examples": EACH, "loss": float(loss)})
+        metrics = MetricRecord({"num-examples": EACH, "loss": float(loss.detach())})
         content = RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics})
         return Message(content, reply_to=message)
 

@@ -2,16 +2,20 @@
 
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Error, Message
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
+import torch
+from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian
+from torch import nn
 
 import skymask as sm
 from skymask.errors import InputError
 from skymask.flower import Policy, RobustStrategy, TooFewNodes, drills
+from tests.flower import federation
 from tests.flower.federation import (
     NODES,
     Federation,
@@ -252,6 +256,67 @@ def test_an_aggregate_that_is_not_finite_is_not_taken(ledger):
     result, _ = start(skymask(inner, ledger=ledger), Federation(client_app()), 1)
     assert np.isfinite(result.arrays["0.weight"].numpy()).all()
     assert "is not finite" in entries(ledger)[0]["warnings"][0]
+
+
+def test_an_aggregate_that_is_not_taken_leaves_no_trace_in_the_inner_strategy(ledger):
+    """One round overflows; the rounds after it are as if it had not been."""
+
+    class Overflows(FedAvgM):
+        def aggregate_train(self, server_round, replies):
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            if server_round == 2:
+                self.momentum_vector = [np.full_like(v, np.inf) for v in self.momentum_vector]
+                self.current_arrays = arrays = ArrayRecord(
+                    {
+                        key: Array(np.full(array.shape, np.inf, "f4"))
+                        for key, array in arrays.items()
+                    }
+                )
+            return arrays, metrics
+
+    strategy = skymask(Overflows(server_momentum=0.5), ledger=ledger)
+    _, final = start(strategy, Federation(client_app()), 6)
+    warned = [line["round"] for line in entries(ledger) if line["warnings"]]
+    assert warned == [2]
+    assert final > 0.6
+
+
+def test_batch_norm_under_server_momentum_is_not_put_down_to_the_nodes(ledger, monkeypatch):
+    """FedAvgM makes running variances negative, and every honest reply after that would be."""
+
+    def normed():
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            norm = nn.BatchNorm1d(32)
+            return nn.Sequential(nn.Linear(64, 32), norm, nn.ReLU(), nn.Linear(32, 10))
+
+    monkeypatch.setattr(federation, "model", normed)
+    inner = FedAvgM(server_momentum=0.5, fraction_evaluate=0.0)
+    strategy = skymask(inner, model=normed, ledger=ledger)
+    initial = ArrayRecord(normed().state_dict())
+    result = strategy.start(Federation(client_app()), initial, num_rounds=6)
+    assert excluded(strategy) == set()
+    assert strategy.strikes == {}
+    assert result.arrays["1.running_var"].numpy().min() > 0
+    warned = " / ".join(text for line in entries(ledger) for text in line["warnings"])
+    assert "aggregate of FedAvgM has a negative 1.running_var" in warned
+    assert len(result.train_metrics_clientapp) == 6
+
+
+def test_a_round_in_which_everybody_is_rejected_is_nobodys_strike(ledger):
+    """They may all be right: a wrong root data set, for one, makes strangers of all."""
+
+    @dataclass(frozen=True)
+    class Nobody:
+        def __call__(self, updates, round):
+            none = torch.zeros(len(updates), dtype=torch.bool)
+            return sm.Decision(torch.zeros(updates.shape[1]), none, reasons=("no",) * len(updates))
+
+    strategy = RobustStrategy(FedAvg(), defence=Nobody(), ledger=ledger, device="cpu")
+    _, final = start(strategy, Federation(client_app()), 5)
+    assert verdicts(ledger) == ["rejected"] * 5
+    assert strategy.strikes == {}
+    assert final == accuracy(ArrayRecord(model().state_dict()))
 
 
 # Evaluation.

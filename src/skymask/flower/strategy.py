@@ -319,6 +319,7 @@ class RobustStrategy(Strategy):
             return None, None
         if self.combine == "defence" and not self.policy.observe:
             self._replace_arrays(now, accepted, decision)
+        before = _attributes(self.inner)
         try:
             with _timed(now.seconds, "inner"):
                 arrays, metrics = self.inner.aggregate_train(
@@ -331,14 +332,33 @@ class RobustStrategy(Strategy):
                 f"{type(self.inner).__name__} could not aggregate {len(accepted)} replies "
                 f"({type(error).__name__}: {error}); the global model stays as it is"
             )
+            _restore(before)
             return None, None
-        if arrays is not None and not _finite(arrays):
+        if arrays is not None and (problem := self._unusable(arrays)):
             self._warn(
-                f"the aggregate of {type(self.inner).__name__} is not finite; "
+                f"the aggregate of {type(self.inner).__name__} {problem}; "
                 "the global model stays as it is"
             )
+            _restore(before)
             return None, metrics
         return arrays, metrics
+
+    def _unusable(self, arrays: ArrayRecord) -> str | None:
+        """Why the inner strategy's aggregate cannot be the next global model; None if it can.
+
+        A server optimiser takes batch norm's running variance for a parameter, and its momentum can
+        make it negative: in the next round every honest reply would be, too.
+        """
+        assert self._layout is not None
+        if not _finite(arrays):
+            return "is not finite"
+        if self._layout.model is None or not self._layout.buffers:
+            return None
+        _, buffers = self._layout.vectors({key: array.numpy() for key, array in arrays.items()})
+        for name, at in self._layout.model.buffer_layers.items():
+            if name.endswith("running_var") and bool((buffers[at] < 0).any()):
+                return f"has a negative {name}, which a server optimiser should not be given"
+        return None
 
     def _replace_arrays(self, now: _Round, accepted: list[Sent], decision: Decision) -> None:
         assert self._layout is not None
@@ -360,8 +380,10 @@ class RobustStrategy(Strategy):
         for node, standing in self.standings.items():
             if standing.excluded:
                 self.standings[node] = self.policy.rested(standing)
+        # Where everybody is rejected it is the model or the server that went wrong, not they.
+        nobody = all(verdict.kind != "accepted" for verdict in verdicts.values())
         for node, verdict in verdicts.items():
-            if verdict.kind != "excluded":
+            if verdict.kind != "excluded" and not (nobody and verdict.kind == "rejected"):
                 before = self.standings.get(node, Standing())
                 self.standings[node] = self.policy.after(before, verdict.kind)
         now.seconds["round"] = time.monotonic() - now.begin
@@ -639,6 +661,19 @@ def _weighted_by(strategy: Strategy) -> str:
 def _signed(node: int) -> int:
     """A node id, which may take 64 bits, as the signed number that a tensor can hold."""
     return node - 2**64 if node >= 2**63 else node
+
+
+def _attributes(strategy: Strategy) -> list[tuple[Strategy, dict[str, Any]]]:
+    """The attributes of `strategy`, and of those inside it, as they are bound now."""
+    inside = [value for value in vars(strategy).values() if isinstance(value, Strategy)]
+    return [(strategy, dict(vars(strategy))), *(part for s in inside for part in _attributes(s))]
+
+
+def _restore(attributes: list[tuple[Strategy, dict[str, Any]]]) -> None:
+    """Give the strategies back what `_attributes` noted, such as a server optimiser's moments."""
+    for strategy, values in attributes:
+        vars(strategy).clear()
+        vars(strategy).update(values)
 
 
 def _finite(arrays: ArrayRecord) -> bool:
