@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, QFedAvg
 from torch import nn
 
 import skymask as sm
@@ -17,6 +17,7 @@ from skymask.errors import InputError
 from skymask.flower import Policy, RobustStrategy, TooFewNodes, drills
 from tests.flower import federation
 from tests.flower.federation import (
+    LOCAL,
     NODES,
     Federation,
     accuracy,
@@ -96,6 +97,21 @@ def test_bare_fedavg_does_not_survive_it(fault):
         return
     off = np.linalg.norm(result.arrays["0.weight"].numpy() - clean)
     assert not off < 0.3 * np.linalg.norm(clean - before)  # nor is NaN
+
+
+def test_a_negative_loss_does_not_stop_the_strategy_that_takes_a_power_of_it(ledger):
+    def lies(message, context, call_next):
+        reply = call_next(message, context)
+        if message.metadata.message_type == "train" and HERE(context):
+            reply.content["metrics"]["loss"] = -5.0
+        return reply
+
+    inner = QFedAvg(client_learning_rate=LOCAL.lr, train_loss_key="loss")
+    strategy = skymask(inner, ledger=ledger)
+    _, final = start(strategy, Federation(client_app([lies])), 6)
+    assert verdicts(ledger) == ["malformed"] * 3 + ["excluded"] * 3
+    assert "states a loss of -5.0 ('loss')" in reason(ledger)
+    assert final > 0.6
 
 
 def test_when_every_reply_is_malformed_the_model_stays(ledger):

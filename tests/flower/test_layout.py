@@ -149,6 +149,18 @@ def test_what_no_training_gives_is_malformed(changes, told):
     assert told in str(error.value)
 
 
+def test_a_counter_may_come_back_as_the_float_that_an_average_made_of_it():
+    module = Tied()
+    found, counter = layout(record(module), module), "norm.num_batches_tracked"
+    reply = record(module)
+    reply[counter] = Array(np.array(2.5))
+    with pytest.raises(Malformed, match="not of the kind 'i'"):
+        found.decoded(reply, decoded(record(module)))
+    averaged = decoded(record(module)) | {counter: np.array(2.5)}
+    found.decoded(reply, averaged)
+    found.decoded(record(module), averaged)
+
+
 def test_a_missing_array_is_malformed():
     module = Tied()
     sent = record(module)

@@ -78,18 +78,21 @@ def screened(
     globals_: Arrays,
     weighted_by: str,
     max_weight_ratio: float,
+    loss_key: str | None = None,
 ) -> tuple[list[Sent], dict[int, Verdict]]:
     """The usable training replies, and a `malformed` verdict on each of the others.
 
     Checked are the arrays (`Layout.decoded`), the metrics (`_metrics`), that both are named and
     made as most nodes have them (Flower refuses to aggregate otherwise), and that the example count
-    is at most `max_weight_ratio` times the median one.
+    is at most `max_weight_ratio` times the median one. A loss under `loss_key`, which the inner
+    strategy takes a power of, must not be negative.
     """
     metrics, verdicts = _usable_metrics(came, weighted_by, max_weight_ratio, arrays=1)
     usable = []
     for node, weight in metrics.items():
         (record,) = came[node].content.array_records.values()
         try:
+            _check_loss(came[node], loss_key)
             params, buffers = layout.vectors(layout.decoded(record, globals_))
         except Malformed as why:
             verdicts[node] = Verdict("malformed", str(why))
@@ -158,6 +161,13 @@ def _metrics(message: Message, weighted_by: str, arrays: int) -> tuple[float, tu
         raise Malformed(f"it states {weight!r} examples ({weighted_by!r}), not a positive number")
     array_names = tuple(content.array_records) if arrays else ()
     return float(weight), (array_names, name, _made(record))
+
+
+def _check_loss(message: Message, loss_key: str | None) -> None:
+    (record,) = message.content.metric_records.values()
+    loss = None if loss_key is None else record.get(loss_key)
+    if isinstance(loss, int | float) and loss < 0:
+        raise Malformed(f"it states a loss of {loss!r} ({loss_key!r}), less than zero")
 
 
 def _made(record: MetricRecord) -> frozenset[tuple[str, int]]:

@@ -217,7 +217,12 @@ class RobustStrategy(Strategy):
         globals_ = {key: decode(key, array) for key, array in now.arrays.items()}
         with _timed(now.seconds, "screening"):
             usable, malformed = screened(
-                came, self._layout, globals_, self.weighted_by_key, self.max_weight_ratio
+                came,
+                self._layout,
+                globals_,
+                self.weighted_by_key,
+                self.max_weight_ratio,
+                getattr(self.inner, "train_loss_key", None),  # QFedAvg's
             )
         verdicts |= malformed
         decision = self._judge(now, usable, globals_) if usable else None
