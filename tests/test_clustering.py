@@ -37,6 +37,17 @@ def test_equal_to_scikit_learn(seed, k, apart):
     np.testing.assert_allclose(own, np.sort(probabilities, axis=1), atol=1e-3)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 1e-3])
+def test_a_tight_group_far_away_loses_no_digits(k, size):
+    points = blobs(1, n=400, k=k, apart=0.0)
+    points[:4] = 500 + size * points[:4]
+    fit = two_gaussians(points, steps=5000, tolerance=1e-10)
+    probabilities, likelihood = mixture.two_gaussians(points)
+    assert fit.log_likelihood == pytest.approx(likelihood, abs=1e-4)
+    assert same_parts(fit.labels, probabilities.argmax(1))
+
+
 @pytest.mark.parametrize("seed", RNG_SEEDS)
 def test_the_usual_tolerance_is_close_enough(seed):
     points = blobs(seed, apart=3.0)

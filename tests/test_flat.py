@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
 from skymask.errors import InputError
-from skymask.flat import assign, flat_model, flatten, root_loss
+from skymask.flat import RootLoss, assign, flat_model, flatten, root_loss
 from skymask.randomness import generator
 from skymask.types import Batch
 
@@ -188,6 +188,31 @@ def test_outputs_are_those_of_each_model_in_turn():
         torch.testing.assert_close(found, other.train()(images))  # the batch's own statistics
     assert buffers.tolist() == [2.0] * 6
     assert not outputs.requires_grad
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 99])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_outputs_of_several_models_at_once_are_the_same(at_once, count):
+    model, images = flat_model(net()), drawn(5, 2, 4, 4)
+    rows, buffers = drawn(count, model.size), torch.full((6,), 2.0)
+    module = model.in_mode(False, batch_statistics=True, vectorised=True)
+    expected = root_loss(model, F.cross_entropy, buffers).outputs(rows, images)
+    found = RootLoss(model, F.cross_entropy, module, buffers).outputs(rows, images, at_once)
+    torch.testing.assert_close(found, expected)
+    assert buffers.tolist() == [2.0] * 6
+
+
+@pytest.mark.parametrize("pool", [2, 3])
+@pytest.mark.parametrize("options", [{}, {"stride": 1}, {"padding": 1}, {"ceil_mode": True}])
+def test_pooling_without_gradients_is_the_same_bit_for_bit(pool, options):
+    module = nn.Sequential(nn.Conv2d(2, 3, 2), nn.MaxPool2d(pool, **options))
+    images = drawn(4, 2, 9, 12)
+    images[1, :, 3, 3] = torch.nan
+    quick = flat_model(module).in_mode(False)
+    expected = quick(images)
+    assert expected.grad_fn is not None
+    with torch.no_grad():
+        assert torch.equal(quick(images).nan_to_num(7.0), expected.nan_to_num(7.0))
 
 
 def test_outputs_are_what_the_loss_is_of():

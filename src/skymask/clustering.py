@@ -48,51 +48,54 @@ def two_gaussians(points: Array, steps: int = 100, tolerance: float = 1e-6) -> M
 def two_gaussians_each(stack: Array, steps: int = 100, tolerance: float = 1e-6) -> list[Mixture]:
     """`two_gaussians` of each of several sets of points (g, n, k), all in one run of EM."""
     n = stack.shape[1]
-    scaled, starts, owners = [], [], []
-    for owner, points in enumerate(stack):
-        scale = points.std()
-        scaled.append((points - points.mean(0)) / (scale if scale > 0 else 1.0))
-        if n < 2:
-            continue
-        splits = np.stack([_two_means(scaled[-1][:, 0]), *(scaled[-1].T > 0)])
-        splits = splits[(splits.sum(1) > 0) & (splits.sum(1) < n)]
-        starts.extend(splits)
-        owners.extend([owner] * len(splits))
     one = Mixture(np.tile([1.0, 0.0], (n, 1)), 0.0)  # a single point, or all the same
-    if not starts:
+    if n < 2:
         return [one] * len(stack)
-    each = np.stack([scaled[owner] for owner in owners])
-    probabilities, totals = _expectation_maximisation(each, np.stack(starts), steps, tolerance)
-    owned = np.array(owners)
+    scale = stack.std((1, 2), keepdims=True)
+    scaled = (stack - stack.mean(1, keepdims=True)) / np.where(scale > 0, scale, 1.0)
+    splits = np.concatenate([_two_means(scaled[:, :, 0])[:, None], scaled.swapaxes(1, 2) > 0], 1)
+    owners, which = np.nonzero(splits.any(2) & ~splits.all(2))
+    if not len(owners):
+        return [one] * len(stack)
+    shares, totals = _expectation_maximisation(
+        scaled[owners], splits[owners, which], steps, tolerance
+    )
+    gains = _gains(scaled, totals, owners)
     found = []
-    for owner, points in enumerate(scaled):
-        mine = (owned == owner).nonzero()[0]
+    for owner in range(len(stack)):
+        mine = np.flatnonzero(owners == owner)
         if not len(mine):
             found.append(one)
             continue
         best = mine[totals[mine].argmax()]
-        total = float(totals[best])
-        found.append(Mixture(probabilities[best], total, _gain(points, total)))
+        found.append(Mixture(shares[best].T, float(totals[best]), float(gains[best])))
     return found
 
 
-def _gain(points: Array, total: float) -> float:
-    """BIC of one Gaussian minus BIC of two with log-likelihood `total`, per point."""
-    n, k = points.shape
-    alone = float(_log_densities(points[None], np.tile([1.0, 0.0], (1, n, 1)))[0, :, 0].sum())
+def _gains(sets: Array, totals: Array, owners: npt.NDArray[np.intp]) -> Array:
+    """BIC of one Gaussian for each of `sets` (g, n, k) minus that of two, per point: (s,).
+
+    The two have the log-likelihoods `totals` (s,), for the sets `owners` (s,).
+    """
+    _, n, k = sets.shape
+    spread = sets.swapaxes(1, 2) @ sets / n  # the sets are centred
+    covariances = spread + _FLOOR * np.eye(k)
+    distances = np.trace(np.linalg.solve(covariances, spread), axis1=1, axis2=2)
+    alone = -n / 2 * (k * math.log(2 * math.pi) + np.linalg.slogdet(covariances)[1] + distances)
     more = 1 + k + k * (k + 1) // 2  # a weight, a mean and a covariance
-    gain: float = (2 * (total - alone) - more * math.log(n)) / n
-    return gain
+    gains: Array = (2 * (totals - alone[owners]) - more * math.log(n)) / n
+    return gains
 
 
 def _two_means(values: Array) -> npt.NDArray[np.bool_]:
-    """The exact two-means split of numbers (n,): the cut with the least squared error."""
+    """The exact two-means split of each row of (g, n): the cut with the least squared error."""
     order = np.sort(values)
-    n, sums = len(order), order.cumsum()
+    n, sums = order.shape[1], order.cumsum(1)
     sizes = np.arange(1, n)
-    between = (sums[:-1] / sizes - (sums[-1] - sums[:-1]) / (n - sizes)) ** 2 * sizes * (n - sizes)
-    cut = int(between.argmax())
-    above: npt.NDArray[np.bool_] = values > (order[cut] + order[cut + 1]) / 2
+    low, high = sums[:, :-1] / sizes, (sums[:, -1:] - sums[:, :-1]) / (n - sizes)
+    cut = ((low - high) ** 2 * sizes * (n - sizes)).argmax(1)[:, None]
+    between = np.take_along_axis(order, cut, 1) + np.take_along_axis(order, cut + 1, 1)
+    above: npt.NDArray[np.bool_] = values > between / 2
     return above
 
 
@@ -101,36 +104,55 @@ def _expectation_maximisation(
 ) -> tuple[Array, Array]:
     """Run EM on `points` (s, n, k), each from its own of `starts` (s, n), until none gains.
 
-    Returns the probabilities (s, n, 2) and log-likelihoods (s,).
+    Returns the probabilities (s, 2, n) and log-likelihoods (s,). Moments and log densities are
+    sums over the terms 1, x_i and x_i x_j, which are made once: points of unit variance lose
+    nothing by it that the floor of a variance would not hide.
     """
-    probabilities = np.stack([~starts, starts], 2).astype(float)
-    last = np.full(len(starts), -np.inf)
+    s, n, k = points.shape
+    products = (points[..., :, None] * points[..., None, :]).reshape(s, n, k * k)
+    terms = np.concatenate([np.ones((s, n, 1)), points, products], 2)  # (s, n, m)
+    columns = np.ascontiguousarray(terms.swapaxes(1, 2))
+    shares = np.stack([~starts, starts], 1).astype(float)
+    last = np.full(s, -np.inf)
     for _ in range(steps):
-        weighted = _log_densities(points, probabilities)
-        peak = weighted.max(2, keepdims=True)
-        evidence = peak + np.log(np.exp(weighted - peak).sum(2, keepdims=True))
-        probabilities = np.exp(weighted - evidence)
-        total = evidence.sum((1, 2))
-        if (total - last < tolerance * points.shape[1]).all():
+        weighted = _log_density(shares @ terms, n, k) @ columns  # (s, 2, n)
+        ahead = weighted[:, 1] - weighted[:, 0]
+        odds = np.exp(-np.abs(ahead))  # of the unlikelier component
+        whole = 1 + odds
+        total = (weighted.max(1) + np.log(whole)).sum(1)
+        less = odds / whole
+        shares[:, 1] = np.where(ahead < 0, less, 1 - less)
+        shares[:, 0] = 1 - shares[:, 1]
+        if (total - last < tolerance * n).all():
             break
         last = total
-    return probabilities, total
+    return shares, total
 
 
-def _log_densities(points: Array, probabilities: Array) -> Array:
-    """Log of weight times density of each component at each of `points` (s, n, k), (s, n, 2).
+def _log_density(moments: Array, n: int, k: int) -> Array:
+    """Coefficients (s, 2, m) of the log of weight times density in the terms, as is `moments`.
 
-    That is after the M step, from the probabilities (s, n, 2).
+    `moments` (s, 2, m) are the sums of the terms of all n points, shared among the components.
     """
-    _, n, k = points.shape
-    shares = probabilities.transpose(0, 2, 1)  # (s, 2, n)
-    mass = shares.sum(2) + 10 * np.finfo(float).eps
-    means = shares @ points / mass[..., None]
-    offsets = points[:, None] - means[:, :, None]  # (s, 2, n, k)
-    covariances = (shares[..., None] * offsets).swapaxes(2, 3) @ offsets / mass[..., None, None]
-    cholesky = np.linalg.cholesky(covariances + _FLOOR * np.eye(k))
-    distances = np.square(np.linalg.inv(cholesky) @ offsets.swapaxes(2, 3)).sum(2)
-    log_determinants = 2 * np.log(np.diagonal(cholesky, axis1=2, axis2=3)).sum(2)
-    normal = -(k * np.log(2 * np.pi) + log_determinants[..., None] + distances) / 2
-    densities: Array = (np.log(mass / n)[..., None] + normal).swapaxes(1, 2)
-    return densities
+    mass = moments[..., :1] + 10 * np.finfo(float).eps
+    moments = moments / mass
+    means = moments[..., 1 : k + 1]
+    products = moments[..., k + 1 :].reshape(*means.shape, k)
+    covariances = products - means[..., None] * means[..., None, :] + _FLOOR * np.eye(k)
+    precisions, determinants = _inverses(covariances)
+    linear = precisions @ means[..., None]
+    distances = (means[..., None, :] @ linear)[..., 0]
+    constant = np.log(mass / n) - (np.log((2 * np.pi) ** k * determinants) + distances) / 2
+    square = precisions.reshape(*mass.shape[:2], k * k) / -2
+    return np.concatenate([constant, linear[..., 0], square], 2)
+
+
+def _inverses(matrices: Array) -> tuple[Array, Array]:
+    """Inverses and determinants (s, 2, 1) of symmetric `matrices` (s, 2, k, k)."""
+    if matrices.shape[-1] != 2:
+        determinants: Array = np.linalg.det(matrices)[..., None]
+        return np.linalg.inv(matrices).astype(float), determinants
+    a, b, c = (matrices[..., i, j, None] for i, j in ((0, 0), (0, 1), (1, 1)))
+    determinants = a * c - b * b
+    inverses: Array = np.concatenate([c, -b, -b, a], 2) / determinants
+    return inverses.reshape(matrices.shape), determinants

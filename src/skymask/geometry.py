@@ -12,6 +12,8 @@ _UNSURE = 1e-2
 """A squared distance below this share of the squared norms has lost too many digits."""
 _ENTRIES = 1 << 21
 """Entries of a part: enough to keep two cores busy, few enough to stay in their cache."""
+_ON_A_GPU = 16
+"""How many times as large a part is there, where launching the work is what takes time."""
 _COLUMNS = 1 << 16
 """The widest part of a Gram matrix: it is summed in the rows' own precision."""
 _ROWS = 256
@@ -86,15 +88,23 @@ def principal_components(rows: Tensor, dims: int) -> Tensor:
 
 
 def principal_coordinates(gram: Tensor, dims: int) -> Tensor:
-    """`principal_components` of rows whose products with each other are `gram` (n, n) float64."""
-    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
-    values, vectors = torch.linalg.eigh(centred.cpu())
-    values, vectors = values.flip(0)[:dims], vectors.flip(1)[:, :dims]
-    points = vectors * values.clamp_min(0).sqrt()
-    largest = points.gather(0, points.abs().argmax(0, keepdim=True))
+    """`principal_components` of rows whose products with each other are `gram` (n, n) float64.
+
+    Of several sets of rows at once where `gram` is (..., n, n): (..., n, dims).
+    """
+    values, vectors = torch.linalg.eigh(centred(gram).cpu())
+    values, vectors = values.flip(-1)[..., :dims], vectors.flip(-1)[..., :dims]
+    points = vectors * values.clamp_min(0).sqrt()[..., None, :]
+    largest = points.gather(-2, points.abs().argmax(-2, keepdim=True))
     points = points * torch.where(largest < 0, -1.0, 1.0)
-    missing = dims - points.shape[1]  # fewer rows than axes
+    missing = dims - points.shape[-1]  # fewer rows than axes
     return torch.nn.functional.pad(points, (0, missing)) if missing > 0 else points
+
+
+def centred(gram: Tensor) -> Tensor:
+    """Products (..., n, n) of rows with each other, made those of the rows minus their mean."""
+    columns, rows = gram.mean(-2, keepdim=True), gram.mean(-1, keepdim=True)
+    return gram - columns - rows + gram.mean((-2, -1), keepdim=True)
 
 
 def gram_matrix(rows: Tensor, centre: Tensor | None = None, chosen: Tensor | None = None) -> Tensor:
@@ -105,7 +115,7 @@ def gram_matrix(rows: Tensor, centre: Tensor | None = None, chosen: Tensor | Non
     """
     kind = torch.promote_types(rows.dtype, torch.float32) if rows.is_floating_point() else None
     total = _products(rows, centre, chosen, kind or torch.float32)
-    if not total.isfinite().all():
+    if kind is not None and not total.isfinite().all():
         total = _products(rows, centre, chosen, torch.float64)
     return total
 
@@ -115,7 +125,7 @@ def _products(
 ) -> Tensor:
     n = len(rows) if chosen is None else len(chosen)
     total = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
-    for at in _column_parts(n, rows.shape[1]):
+    for at in _column_parts(n, rows):
         part = rows[:, at] if chosen is None else rows[:, at][chosen]
         part = part.to(kind) if centre is None else part.to(kind) - centre[at].to(kind)
         for top in range(0, n, _ROWS):  # the lower triangle is enough
@@ -124,8 +134,9 @@ def _products(
     return total.tril() + total.tril(-1).T
 
 
-def _column_parts(n: int, d: int) -> Iterator[slice]:
-    width = min(_COLUMNS, max(1, _ENTRIES // n))
+def _column_parts(n: int, rows: Tensor) -> Iterator[slice]:
+    entries = _ENTRIES if rows.device.type == "cpu" else _ON_A_GPU * _ENTRIES
+    width, d = min(_COLUMNS, max(1, entries // n)), rows.shape[1]
     return (slice(start, min(d, start + width)) for start in range(0, d, width))
 
 

@@ -269,13 +269,12 @@ class Clustering:
         once: Reasons = {}
         first = 0.0
         root = len(ids)
+        whole = torch.stack(list(grams.values()))
         for attempt in range(_PASSES):
             left = [i for i in rows if i not in reasons and i not in once] + [root]
             if len(left) < _FEWEST:
                 break
-            stack = torch.stack(
-                [principal_coordinates(part[left][:, left], self.dims) for part in grams.values()]
-            ).numpy()
+            stack = principal_coordinates(whole[:, left][:, :, left], self.dims).numpy()
             fits, found = two_gaussians_each(stack, tolerance=_FIT), False
             for where, points, mixture in zip(grams, stack, fits, strict=True):
                 first = mixture.gain if not attempt and not where else first

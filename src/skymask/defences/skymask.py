@@ -1,6 +1,6 @@
 """SkyMask: who is thrown out, and why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from skymask.defences.selected import needed
 from skymask.defences.statistics import shifts
 from skymask.evidence import root_evidence
 from skymask.flat import RootLoss
-from skymask.geometry import gram_matrix, principal_coordinates, weighted_mean
+from skymask.geometry import centred, gram_matrix, principal_coordinates, weighted_mean
 from skymask.masks import MaskTraining
 from skymask.types import Decision, Round
 
@@ -117,20 +117,17 @@ class SkyMask:
         samples = len(needed(round, "root", "SkyMask").labels)
         seen = _observed(updates, round)
         known = Known.of(past, ids, seen, self.memory, samples)
-        grams = {
-            f" in layer {name}": _relative_gram(masks.bits[:, at])
-            for name, at in _modules(round.layers, masks.bits.shape[1]).items()
-        }
-        balanced = torch.stack(list(grams.values())).mean(0)
-        pairs = PairAverages.of(past.get("pairs"), ids, balanced, self.memory)
+        modules = _modules(round.layers, masks.bits.shape[1])
+        layers = _relative_grams([masks.bits[:, at] for at in modules.values()])
+        pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
+        grams = {"": pairs.values}
+        grams |= {f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)}
 
         reasons = copied(updates, needed(round, "server_update", "SkyMask"))
         harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
         reasons |= harm
         clustering = Clustering(self.dims, self.tight, self.apart, self.larger, self.memory)
-        clusters = clustering(
-            known, {"": pairs.values} | grams, ids, _others(n, reasons), past.get("tight")
-        )
+        clusters = clustering(known, grams, ids, _others(n, reasons), past.get("tight"))
         reasons |= clusters.reasons
         reasons |= too_long(known, _others(n, reasons), self.larger)
         if "shift" in seen:
@@ -229,9 +226,11 @@ def _size(at: slice) -> int:
     return int(at.stop - at.start)
 
 
-def _relative_gram(bits: Tensor) -> Tensor:
-    """Products of the centred masks with each other, over their trace: (n, n) on the CPU."""
-    products = gram_matrix(bits).cpu()
-    centred = products - products.mean(0) - products.mean(1, keepdim=True) + products.mean()
-    trace = centred.diagonal().sum()
-    return centred / trace if trace > 0 else torch.zeros_like(centred)
+def _relative_grams(parts: Sequence[Tensor]) -> Tensor:
+    """Of each of the masks' `parts` the products of the centred rows over their trace.
+
+    (len(parts), n, n) on the CPU; zero where all rows are the same.
+    """
+    products = centred(torch.stack([gram_matrix(bits) for bits in parts]).cpu())
+    traces = products.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    return torch.where(traces > 0, products / traces, 0.0)
