@@ -85,6 +85,12 @@ def strikes(nodes: dict[str, Any]) -> dict[str, int]:
     return {name: entry["strikes"] for name, entry in nodes.items() if entry["strikes"]}
 
 
+def rounds_kept(folder: Path) -> int:
+    """After how many rounds the checkpoint was written; 0 where there is none."""
+    state = load_federation(folder, torch.device("cpu"))
+    return 0 if state is None else state.rounds
+
+
 def rounds_remembered(folder: Path) -> set[int]:
     """From how many rounds the detector in the checkpoint knows the nodes that it knows."""
     state = load_federation(folder, torch.device("cpu"))
@@ -115,7 +121,7 @@ def test_malicious_nodes_are_excluded_and_honest_ones_are_not(federation, tmp_pa
 def test_after_a_kill_the_next_run_goes_on(federation, tmp_path, killed):
     """Killed at the worst moment: a round is kept, the messages of the next are on their way."""
     stale = start(federation, tmp_path, rounds=2)
-    wait_for("the first round", lambda: rounds(tmp_path), 100)
+    wait_for("the first checkpoint", lambda: rounds_kept(tmp_path), 100)
     if killed == "ServerApp":
         (server,) = federation.children("flwr-serverapp")
         os.kill(server, signal.SIGKILL)

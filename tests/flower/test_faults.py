@@ -490,7 +490,7 @@ def dying(after: int):
 
 
 @pytest.mark.parametrize("make", [FedAvg, lambda: FedAdam(eta=0.03)], ids=["FedAvg", "FedAdam"])
-@pytest.mark.parametrize("exchange", [5, 6])
+@pytest.mark.parametrize("exchange", [1, 2, 5, 6])
 def test_a_killed_server_goes_on_as_if_nothing_had_happened(make, exchange, tmp_path):
     def run(folder: str, line=None):
         path = tmp_path / folder

@@ -29,15 +29,15 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 def test_every_run_says_what_it_is(ledger):
-    ledger.start({"defence": "A"}, 0)
+    ledger.start({"defence": "A"})
     ledger.append(line(1, n7=1))
-    ledger.start({"defence": "B"}, 0)
+    ledger.start({"defence": "B"})
     assert rounds(ledger.path) == ["run", 1, "run"]
     assert json.loads(ledger.path.read_text().splitlines()[0]) == {"ledger": 1, "defence": "A"}
 
 
 def test_standings_are_those_of_the_last_round_of_each_node(ledger):
-    ledger.start({}, 0)
+    ledger.start({})
     ledger.append(line(1, n7=1, n8=2))
     ledger.append(line(2, n7=3))
     ledger.append({"round": 2, "evaluation": {"7": {"kind": "silent"}}})
@@ -45,10 +45,10 @@ def test_standings_are_those_of_the_last_round_of_each_node(ledger):
 
 
 def test_a_resumed_run_drops_the_rounds_that_are_run_again(ledger):
-    ledger.start({}, 0)
+    ledger.start({})
     ledger.append(line(1))
     ledger.append(line(2))
-    ledger.start({}, 0)
+    ledger.start({})
     for index in (1, 2, 3):
         ledger.append(line(index))
     ledger.start({}, 2)
@@ -56,7 +56,7 @@ def test_a_resumed_run_drops_the_rounds_that_are_run_again(ledger):
 
 
 def test_a_torn_last_line_is_dropped(ledger):
-    ledger.start({}, 0)
+    ledger.start({})
     ledger.append(line(1, n7=1))
     with ledger.path.open("a") as file:
         file.write('{"round": 2, "no')
@@ -87,4 +87,4 @@ def test_another_file_is_refused_and_left_alone(ledger, text):
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
-        Ledger(tmp_path / "file" / "ledger.jsonl").start({}, 0)
+        Ledger(tmp_path / "file" / "ledger.jsonl").start({})

@@ -22,8 +22,8 @@ class Ledger:
 
     path: Path
 
-    def start(self, settings: Mapping[str, Any], rounds: int) -> None:
-        """Open the ledger for a run that goes on after `rounds` rounds (0: a new run).
+    def start(self, settings: Mapping[str, Any], kept: int | None = None) -> None:
+        """Open the ledger for a new run, or for one that goes on after the `kept` rounds.
 
         Lines of rounds that are run again, because the server was killed before it had kept their
         outcome, are dropped. Raises `InputError` where the file cannot be written or is no ledger.
@@ -31,14 +31,13 @@ class Ledger:
         with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lines = list(self._lines())
-            if rounds:
-                begin = max((i for i, line in enumerate(lines) if "ledger" in line), default=0)
-                kept = [
-                    line for i, line in enumerate(lines) if i <= begin or line["round"] <= rounds
-                ]
+            begin = max((i for i, line in enumerate(lines) if "ledger" in line), default=None)
+            if kept is None or begin is None:
+                lines.append({"ledger": VERSION, **settings})
             else:
-                kept = [*lines, {"ledger": VERSION, **settings}]
-            replace_file(self.path, "".join(json_text(line) + "\n" for line in kept).encode())
+                later = (line for line in lines[begin + 1 :] if line["round"] <= kept)
+                lines = [*lines[: begin + 1], *later]
+            replace_file(self.path, "".join(json_text(line) + "\n" for line in lines).encode())
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line, flushed to the operating system before this returns."""

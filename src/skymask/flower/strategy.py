@@ -491,8 +491,10 @@ class RobustStrategy(Strategy):
         arrays, result = state.arrays, state.result
         if state.rounds:
             _log.info("skymask: going on after round %s of %s", state.rounds, num_rounds)
-        elif evaluate_fn and (metrics := evaluate_fn(0, arrays)) is not None:
-            result.evaluate_metrics_serverapp[0] = metrics
+        else:
+            if evaluate_fn and (metrics := evaluate_fn(0, arrays)) is not None:
+                result.evaluate_metrics_serverapp[0] = metrics
+            self._keep(0, arrays, result)
         train, evaluate = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
         for index in range(state.rounds + 1, num_rounds + 1):
             _log.info("[ROUND %s/%s]", index, num_rounds)
@@ -551,7 +553,6 @@ class RobustStrategy(Strategy):
             self.standings, self._memory = dict(state.standings), state.memory
         elif self._ledger is not None:
             self.standings = self._ledger.standings()
-        done = 0 if state is None else state.rounds
         if self._ledger is not None:
             settings = {
                 **about,
@@ -560,7 +561,7 @@ class RobustStrategy(Strategy):
                 "policy": asdict(self.policy),
                 "seed": self.seed,
             }
-            self._ledger.start(settings, done)
+            self._ledger.start(settings, None if state is None else state.rounds)
         for node in [*self.standings]:
             if listed(self.policy.pardon, node, None):
                 self.standings[node] = Standing()
