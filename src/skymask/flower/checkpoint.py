@@ -108,6 +108,29 @@ def load_federation(folder: Path, device: torch.device) -> Federation | None:
         raise InputError(f"{path} is not a checkpoint of a federation: {error}") from error
 
 
+def resumable(
+    folder: Path, about: Mapping[str, str], arrays: ArrayRecord, device: torch.device
+) -> Federation | None:
+    """The checkpoint in `folder` of a federation `about` this, with a model like `arrays`.
+
+    None where there is none. Raises `InputError` where it is another federation's.
+    """
+    state = load_federation(folder, device)
+    if state is None:
+        return None
+    if state.about != about:
+        raise InputError(
+            f"checkpoint {folder} was made with {_pairs(state.about)} but this is {_pairs(about)}; "
+            "take another folder for another federation"
+        )
+    if _shapes(state.arrays) != _shapes(arrays):
+        raise InputError(
+            f"checkpoint {folder} holds another model than initial_arrays; "
+            "take another folder for another model"
+        )
+    return state
+
+
 def remembered(strategy: Strategy) -> tuple[dict[str, Any], list[str]]:
     """The attributes of `strategy` that can be kept, and the names of those that cannot.
 
@@ -186,3 +209,11 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return type(one) is type(other) and bool(one == other)
+
+
+def _pairs(about: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in about.items())
+
+
+def _shapes(arrays: ArrayRecord) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(array.shape) for key, array in arrays.items()}

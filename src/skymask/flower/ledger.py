@@ -1,8 +1,9 @@
 """The ledger: one line a round, who was left out and why. JSON lines, appended as rounds end."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,24 @@ class Ledger:
         """Add a line, flushed to the operating system before this returns."""
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json_text(line) + "\n")
+
+    def append_round(
+        self,
+        index: int,
+        seconds: Mapping[str, float],
+        nodes: Mapping[int, Mapping[str, Any]],
+        warnings: Sequence[str],
+    ) -> None:
+        """Add the line of a round: what became of each node, the times of the parts, warnings."""
+        self.append(
+            {
+                "round": index,
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "seconds": {name: round(value, 4) for name, value in seconds.items()},
+                "nodes": {str(node): entry for node, entry in nodes.items()},
+                "warnings": warnings,
+            }
+        )
 
     def standings(self) -> dict[int, Standing]:
         """Each node's standing after the last round that the ledger has of it.

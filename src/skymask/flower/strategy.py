@@ -7,18 +7,14 @@ Each round the inner strategy says whom to ask; what comes back is sorted out, s
 and the inner strategy aggregates what is left. The client app does not change.
 """
 
-import copy
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -27,31 +23,28 @@ from torch import Tensor, nn
 
 from skymask.clients import LocalSGD
 from skymask.defences import SkyMask as MaskDefence
-from skymask.defences.assumed import TooFew
-from skymask.defences.screening import checked
 from skymask.environment import usable_device
 from skymask.errors import InputError, require
 from skymask.flat import SampleLoss
 from skymask.flower.checkpoint import (
     Federation,
     changed,
-    load_federation,
     remembered,
     remind,
+    resumable,
     save_federation,
 )
-from skymask.flower.layout import Arrays, Layout, decode, layout
+from skymask.flower.inner import aggregated, loss_key, weighted_by
+from skymask.flower.judge import Judge, OwnModel, judge, timed
+from skymask.flower.layout import Arrays, decode
 from skymask.flower.ledger import Ledger
 from skymask.flower.patience import Patient
 from skymask.flower.policy import Policy, Standing, listed
 from skymask.flower.replies import Sent, Verdict, screened, screened_evaluation, sorted_out
-from skymask.randomness import generator
-from skymask.server import OwnTraining, Server, server
-from skymask.types import Batch, Decision, Defence, Round
+from skymask.server import OwnTraining
+from skymask.types import Batch, Decision, Defence
 
 _log = logging.getLogger("flwr")
-_FAR = 3.0
-"""A root update this many times as long, or as short, as the median client's draws a warning."""
 
 
 @dataclass
@@ -140,20 +133,20 @@ class RobustStrategy(Strategy):
         self.combine = combine
         self.node_deadline = node_deadline
         self.max_weight_ratio = max_weight_ratio
-        self.weighted_by_key = weighted_by_key or _weighted_by(inner)
+        self.weighted_by_key = weighted_by_key or weighted_by(inner)
         self.seed = seed
         self.device = usable_device(device)
         self.standings: dict[int, Standing] = {}
         """What the server holds against each node, by node id."""
-        self._model, self._loss, self._local = model, loss, local
-        self._root = (
-            None if root_data is None else Batch(*(part.to(self.device) for part in root_data))
-        )
+        self._model = model
+        self._own: OwnModel | None = None
+        if loss is not None and root_data is not None and local is not None:
+            root = Batch(*(part.to(self.device) for part in root_data))
+            self._own = OwnModel(loss, root, local)
         self._ledger = None if ledger is None else Ledger(Path(ledger))
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._memory: Any = None
-        self._layout: Layout | None = None
-        self._server: Server | None = None
+        self._judge: Judge | None = None
         self._round: _Round | None = None
         self._evaluating: list[Message] = []
         self._known: dict[int, dict[str, str]] = {}
@@ -189,8 +182,8 @@ class RobustStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The inner strategy's requests, but for those to excluded nodes."""
-        if self._layout is None:
-            self._prepare(arrays)
+        if self._judge is None:
+            self._judge = self._ready(arrays)
         begin = time.monotonic()
         patient = self._patient(grid)
         messages = list(self.inner.configure_train(server_round, arrays, config, patient))
@@ -210,85 +203,30 @@ class RobustStrategy(Strategy):
         Returns (None, metrics) where nothing is left to aggregate: the global model stays.
         """
         now = self._round
-        if now is None or self._layout is None:
+        if now is None or self._judge is None:
             raise InputError("aggregate_train was called before configure_train")
         now.seconds["clients"] = time.monotonic() - now.begin - now.seconds["configure"]
         came, verdicts = sorted_out(now.asked, replies)
         globals_ = {key: decode(key, array) for key, array in now.arrays.items()}
-        with _timed(now.seconds, "screening"):
+        with timed(now.seconds, "screening"):
             usable, malformed = screened(
                 came,
-                self._layout,
+                self._judge.layout,
                 globals_,
                 self.weighted_by_key,
                 self.max_weight_ratio,
-                getattr(self.inner, "train_loss_key", None),  # QFedAvg's
+                loss_key(self.inner),
             )
         verdicts |= malformed
-        decision = self._judge(now, usable, globals_) if usable else None
+        decision = None
+        if usable:
+            judged = self._judge(now.index - 1, globals_, usable, self._memory, now.seconds)
+            decision, self._memory = judged.decision, judged.memory
+            for warning in judged.warnings:
+                self._warn(warning)
         accepted = self._accepted(usable, decision, verdicts)
-        arrays, metrics = self._aggregate(now, accepted, decision, whole=not malformed)
+        arrays, metrics = self._aggregate(now, globals_, accepted, decision, whole=not malformed)
         return arrays, self._close(now, verdicts, metrics)
-
-    def _judge(self, now: _Round, usable: list[Sent], globals_: Arrays) -> Decision | None:
-        """What the defence makes of the usable replies; None where there are too few of them."""
-        assert self._layout is not None
-        params, buffers = (part.to(self.device) for part in self._layout.vectors(globals_))
-        updates = torch.stack([sent.params for sent in usable]).to(self.device) - params
-        with _timed(now.seconds, "root"):
-            round = self._as_round(now.index - 1, params, buffers, usable)
-        try:
-            with _timed(now.seconds, "defence"):
-                decision = checked(self.defence(updates, round), self.defence, round)
-        except TooFew as few:
-            self._warn(f"{few}; the global model stays as it is")
-            return None
-        self._memory = decision.memory
-        if fallback := decision.evidence.get("fallback"):
-            self._warn(str(fallback))
-        if round.server_update is not None and decision.accepted.any():
-            client = float(updates[decision.accepted].norm(dim=1).median())
-            root = float(round.server_update.norm())
-            if not client / _FAR <= root <= client * _FAR:
-                self._warn(
-                    f"the root update is {root / max(client, 1e-30):.2g} times as long as the "
-                    "median accepted one; local must train as a client does (steps, batch, lr)"
-                )
-        if 2 * int(decision.accepted.sum()) < len(usable):
-            self._warn(
-                f"{len(usable) - int(decision.accepted.sum())} of {len(usable)} replies are "
-                "rejected, more than half: look at the root data set and at local"
-            )
-        return decision
-
-    def _as_round(self, index: int, params: Tensor, buffers: Tensor, usable: list[Sent]) -> Round:
-        assert self._layout is not None
-        clients = torch.tensor([_signed(sent.node) for sent in usable])
-        counts = torch.tensor([sent.weight for sent in usable], dtype=torch.float64)
-        own = torch.stack([sent.buffers for sent in usable]).to(self.device)
-        if self._server is None:
-            return Round(
-                index=index,
-                clients=clients,
-                params=params,
-                layers=self._layout.params,
-                buffers=own if own.numel() else None,
-                buffer_layers=self._layout.buffers,
-                counts=counts,
-                generator=generator(self.seed, "defence", index),
-                memory=self._memory,
-            )
-        if not buffers.numel():
-            buffers = self._server.model.initial()[1].to(self.device)
-        return self._server.round(
-            index,
-            params,
-            buffers,
-            clients=clients,
-            counts=counts,
-            client_buffers=own if own.numel() else None,
-            memory=self._memory,
-        )
 
     def _accepted(
         self, usable: list[Sent], decision: Decision | None, verdicts: dict[int, Verdict]
@@ -314,68 +252,31 @@ class RobustStrategy(Strategy):
         return kept
 
     def _aggregate(
-        self, now: _Round, accepted: list[Sent], decision: Decision | None, whole: bool
+        self,
+        now: _Round,
+        globals_: Arrays,
+        accepted: list[Sent],
+        decision: Decision | None,
+        whole: bool,
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The inner strategy's aggregate of the accepted replies, if it has a usable one.
 
-        `whole`: nothing was left out by the screening, so that an error is the inner strategy's.
+        `whole`: nothing was left out by the screening.
         """
+        assert self._judge is not None
         if not accepted or decision is None:
             return None, None
         if self.combine == "defence" and not self.policy.observe:
-            self._replace_arrays(now, accepted, decision)
-        before = _attributes(self.inner)
-        try:
-            with _timed(now.seconds, "inner"):
-                arrays, metrics = self.inner.aggregate_train(
-                    now.index, [sent.message for sent in accepted]
-                )
-        except Exception as error:
-            if whole and len(accepted) == len(now.asked):
-                raise
-            self._warn(
-                f"{type(self.inner).__name__} could not aggregate {len(accepted)} replies "
-                f"({type(error).__name__}: {error}); the global model stays as it is"
+            self._judge.hand_on(globals_, decision, accepted)
+        messages = [sent.message for sent in accepted]
+        whole = whole and len(accepted) == len(now.asked)
+        with timed(now.seconds, "inner"):
+            arrays, metrics, problem = aggregated(
+                self.inner, now.index, messages, self._judge.layout, whole
             )
-            _restore(before)
-            return None, None
-        if arrays is not None and (problem := self._unusable(arrays)):
-            self._warn(
-                f"the aggregate of {type(self.inner).__name__} {problem}; "
-                "the global model stays as it is"
-            )
-            _restore(before)
-            return None, metrics
+        if problem is not None:
+            self._warn(problem)
         return arrays, metrics
-
-    def _unusable(self, arrays: ArrayRecord) -> str | None:
-        """Why the inner strategy's aggregate cannot be the next global model; None if it can.
-
-        A server optimiser takes batch norm's running variance for a parameter, and its momentum can
-        make it negative: in the next round every honest reply would be, too.
-        """
-        assert self._layout is not None
-        if not _finite(arrays):
-            return "is not finite"
-        if self._layout.model is None or not self._layout.buffers:
-            return None
-        _, buffers = self._layout.vectors({key: array.numpy() for key, array in arrays.items()})
-        for name, at in self._layout.model.buffer_layers.items():
-            if name.endswith("running_var") and bool((buffers[at] < 0).any()):
-                return f"has a negative {name}, which a server optimiser should not be given"
-        return None
-
-    def _replace_arrays(self, now: _Round, accepted: list[Sent], decision: Decision) -> None:
-        assert self._layout is not None
-        globals_ = {key: decode(key, array) for key, array in now.arrays.items()}
-        params, buffers = self._layout.vectors(globals_)
-        params = params + decision.update.cpu()
-        if decision.buffers is not None:
-            buffers = decision.buffers.cpu()
-        for sent in accepted:
-            records = sent.message.content.array_records
-            ((name, own),) = records.items()
-            records[name] = self._layout.record(params, buffers, own)
 
     def _close(
         self, now: _Round, verdicts: dict[int, Verdict], metrics: MetricRecord | None
@@ -393,16 +294,8 @@ class RobustStrategy(Strategy):
                 self.standings[node] = self.policy.after(before, verdict.kind)
         now.seconds["round"] = time.monotonic() - now.begin
         if self._ledger is not None:
-            nodes = {str(node): self._entry(node, verdicts[node]) for node in sorted(verdicts)}
-            self._ledger.append(
-                {
-                    "round": now.index,
-                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                    "seconds": {name: round(value, 4) for name, value in now.seconds.items()},
-                    "nodes": nodes,
-                    "warnings": now.warnings,
-                }
-            )
+            nodes = {node: self._entry(node, verdicts[node]) for node in sorted(verdicts)}
+            self._ledger.append_round(now.index, now.seconds, nodes, now.warnings)
         self._last_warnings = now.warnings
         out = MetricRecord() if metrics is None else metrics
         kinds = [verdict.kind for verdict in verdicts.values()]
@@ -486,7 +379,7 @@ class RobustStrategy(Strategy):
         """
         require(num_rounds >= 1, "num_rounds", num_rounds, "at least 1")
         self.summary()
-        self._prepare(initial_arrays)
+        self._judge = self._ready(initial_arrays)
         state = self._resumed(initial_arrays)
         arrays, result = state.arrays, state.result
         if state.rounds:
@@ -517,55 +410,33 @@ class RobustStrategy(Strategy):
             self._keep(index, arrays, result)
         return result
 
-    def _prepare(self, arrays: ArrayRecord) -> None:
-        """Find out how `arrays` and the model fit, and set the server's own training up."""
-        given = self._model
-        made = copy.deepcopy(given) if given is None or isinstance(given, nn.Module) else given()
-        if made is not None and not isinstance(made, nn.Module):
-            raise InputError(f"model gives a {type(made).__name__} but must give an nn.Module")
-        self._layout = layout(arrays, made)
-        if self._layout.model is not None and self._root is not None:
-            assert self._loss is not None
-            assert self._local is not None
-            flat = self._layout.model.to(self.device)
-            self._server = server(flat, self._loss, self._root, self._local, self.seed)
+    def _ready(self, arrays: ArrayRecord) -> Judge:
+        return judge(self.defence, arrays, self._model, self._own, self.seed, self.device)
 
     def _resumed(self, initial_arrays: ArrayRecord) -> Federation:
         """Where to begin: the checkpoint, or the start with the standings of the ledger."""
-        about = {"inner": type(self.inner).__name__, "defence": type(self.defence).__name__}
         state = None
         if self._checkpoint is not None:
-            state = load_federation(self._checkpoint, self.device)
+            state = resumable(self._checkpoint, self._about, initial_arrays, self.device)
         if state is not None:
-            if state.about != about:
-                raise InputError(
-                    f"checkpoint {self._checkpoint} was made with {_pairs(state.about)} but this "
-                    f"is {_pairs(about)}; take another folder for another federation"
-                )
-            assert self._layout is not None
-            shapes = {key: tuple(array.shape) for key, array in state.arrays.items()}
-            if shapes != self._layout.shapes:
-                raise InputError(
-                    f"checkpoint {self._checkpoint} holds another model than initial_arrays; "
-                    "take another folder for another model"
-                )
             remind(self.inner, state.inner)
             self.standings, self._memory = dict(state.standings), state.memory
         elif self._ledger is not None:
             self.standings = self._ledger.standings()
         if self._ledger is not None:
             settings = {
-                **about,
+                **self._about,
                 "settings": repr(self.defence),
                 "combine": self.combine,
                 "policy": asdict(self.policy),
                 "seed": self.seed,
             }
             self._ledger.start(settings, None if state is None else state.rounds)
-        for node in [*self.standings]:
-            if listed(self.policy.pardon, node, None):
-                self.standings[node] = Standing()
-        return state or Federation(0, initial_arrays, None, {}, {}, Result(initial_arrays), about)
+        self.pardon(*self.policy.pardon)
+        if state is not None:
+            return state
+        result = Result(initial_arrays)
+        return Federation(0, initial_arrays, None, {}, {}, result, self._about)
 
     def _keep(self, index: int, arrays: ArrayRecord, result: Result) -> None:
         if self._checkpoint is None:
@@ -577,12 +448,16 @@ class RobustStrategy(Strategy):
                 ", ".join(strange),
                 type(self.inner).__name__,
             )
-        about = {"inner": type(self.inner).__name__, "defence": type(self.defence).__name__}
         inner = changed(self._inner_start, now)
-        state = Federation(index, arrays, self._memory, self.standings, inner, result, about)
+        state = Federation(index, arrays, self._memory, self.standings, inner, result, self._about)
         save_federation(self._checkpoint, state)
 
     # Small parts
+
+    @property
+    def _about(self) -> dict[str, str]:
+        """What a checkpoint must have been made with."""
+        return {"inner": type(self.inner).__name__, "defence": type(self.defence).__name__}
 
     def _patient(self, grid: Grid) -> Grid:
         return cast(Grid, Patient(grid, self.node_deadline, type(self.inner).__name__))
@@ -644,48 +519,3 @@ class SkyMask(RobustStrategy):
             combine=combine,
             **settings,
         )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long the block takes, in seconds."""
-    begin = time.monotonic()
-    try:
-        yield
-    finally:
-        seconds[name] = time.monotonic() - begin
-
-
-def _weighted_by(strategy: Strategy) -> str:
-    """The metric that `strategy`, or the one that it wraps, weights replies by."""
-    if isinstance(key := getattr(strategy, "weighted_by_key", None), str):
-        return key
-    wrapped = getattr(strategy, "strategy", None)
-    return _weighted_by(wrapped) if isinstance(wrapped, Strategy) else "num-examples"
-
-
-def _signed(node: int) -> int:
-    """A node id, which may take 64 bits, as the signed number that a tensor can hold."""
-    return node - 2**64 if node >= 2**63 else node
-
-
-def _attributes(strategy: Strategy) -> list[tuple[Strategy, dict[str, Any]]]:
-    """The attributes of `strategy`, and of those inside it, as they are bound now."""
-    inside = [value for value in vars(strategy).values() if isinstance(value, Strategy)]
-    return [(strategy, dict(vars(strategy))), *(part for s in inside for part in _attributes(s))]
-
-
-def _restore(attributes: list[tuple[Strategy, dict[str, Any]]]) -> None:
-    """Give the strategies back what `_attributes` noted, such as a server optimiser's moments."""
-    for strategy, values in attributes:
-        vars(strategy).clear()
-        vars(strategy).update(values)
-
-
-def _finite(arrays: ArrayRecord) -> bool:
-    values = (array.numpy() for array in arrays.values())
-    return all(bool(np.isfinite(value).all()) for value in values if value.dtype.kind == "f")
-
-
-def _pairs(about: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in about.items())
