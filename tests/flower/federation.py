@@ -164,7 +164,7 @@ class Federation(Grid):
             reply = Message(Error(code=0, reason=repr(error)), reply_to=message)
         return reply
 
-    # What else a Grid must have: strategies only send and receive, so a call here is a test's mistake.
+    # What else a Grid must have. Strategies only send and receive: a call here is a test's mistake.
 
     def set_run(self, run: Any) -> None:
         raise NotImplementedError
