@@ -34,12 +34,15 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=20)
     parser.add_argument("--malicious", type=int, default=6)
     parser.add_argument("--many", type=int, default=100, help="nodes of the overhead's runs")
+    parser.add_argument("--only", choices=("attacks", "overhead"), help="one of the two tables")
     o = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            _attacks(o, folder)
-            _overhead(o, folder)
+            if o.only != "overhead":
+                _attacks(o, folder)
+            if o.only != "attacks":
+                _overhead(o, folder)
         finally:
             end_all(folder)  # Flower leaves a process running
 
