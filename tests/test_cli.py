@@ -13,7 +13,8 @@ from typing import NamedTuple
 import pytest
 
 from skymask.attacks import ATTACKS
-from skymask.cli import combined, main
+from skymask.cli import main
+from skymask.cli.running import combined
 from skymask.defences import DEFENCES
 
 SMALL = ["run", "synthetic", "--rounds", "6", "--eval-every", "2", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""The command line: `skymask demo`, `run`, `list`, `data`, `report`, `doctor`."""
+"""`skymask run` and `skymask demo`."""
 
 import dataclasses
 import json
@@ -7,23 +7,19 @@ import shutil
 import statistics
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from skymask import data as data_sets
 from skymask.attacks import MinSum, NoAttack
+from skymask.cli.shared import AsJson, DataDir, Device, Out, err, out, warn
 from skymask.clients import LocalSGD
-from skymask.components import bounds_of, describe, parse, settings_of
-from skymask.data import DATA_SETS, OFFICIAL
+from skymask.components import parse
+from skymask.data import DATA_SETS
 from skymask.defences import FedAvg, SkyMask
-from skymask.environment import device_name, installed, reuse_memory
 from skymask.errors import InputError, require, unknown
 from skymask.experiment import DEFAULTS, KINDS, Experiment, from_json
 from skymask.models import MODELS
@@ -31,50 +27,7 @@ from skymask.progress import percent, round_progress
 from skymask.records import RunFolder
 from skymask.simulation import Result, simulate
 
-app = typer.Typer(
-    name="skymask",
-    help="Protect federated learning from malicious clients, and measure how well it works.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-out, err = Console(), Console(stderr=True)
 
-Out = Annotated[
-    Path | None, typer.Option("--out", help="New folder for the run's records.", metavar="FOLDER")
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        help="Where the data sets are (else SKYMASK_DATA, else the user's cache).",
-        metavar="FOLDER",
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)."),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")
-]
-
-
-def main() -> None:
-    """Run the command line; bad input is one sentence on stderr and exit status 2."""
-    warnings.showwarning = _warn
-    reuse_memory()
-    try:
-        app()
-    except InputError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
-
-
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    err.print(f"[yellow]warning:[/] {escape(str(message))}", highlight=False, soft_wrap=True)
-
-
-@app.command()
 def run(
     context: typer.Context,
     data: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(DATA_SETS)}.")] = None,
@@ -183,7 +136,6 @@ def run(
     _show(results, out_folder, as_json)
 
 
-@app.command()
 def demo(
     out_folder: Out = None,
     device: Device = None,
@@ -224,142 +176,6 @@ def demo(
             title: r.summary | {"folder": str(folder)} for title, (r, folder) in results.items()
         }
         print(json.dumps(told))
-
-
-@app.command("list")
-def list_components(as_json: AsJson = False) -> None:
-    """List data sets, attacks, defences, partitions and models, with their settings."""
-    found: dict[str, Any] = {
-        f"{kind}s": {name: _listed(name, kind) for name in makers} for kind, makers in KINDS.items()
-    }
-    found["data"] = {
-        name: {
-            "model": d.model,
-            "clients": d.clients,
-            "rounds": d.rounds,
-            "local": dataclasses.asdict(d.local),
-            "partition": repr(d.partition),
-        }
-        for name, d in DEFAULTS.items()
-    }
-    found["models"] = list(MODELS)
-    for kind in KINDS:
-        table = Table("name", "what it does", "settings", title=f"{kind}s", title_justify="left")
-        for name, entry in found[f"{kind}s"].items():
-            settings = ", ".join(f"{k}={v['default']}" for k, v in entry["settings"].items())
-            table.add_row(name, entry["about"], settings)
-        out.print(table)
-    table = Table(
-        "name",
-        "model",
-        "clients",
-        "rounds",
-        "local training",
-        "partition",
-        title="data sets",
-        title_justify="left",
-    )
-    for name, d in DEFAULTS.items():
-        local = f"{d.local.steps} x {d.local.batch} at {d.local.lr}"
-        table.add_row(name, d.model, str(d.clients), str(d.rounds), local, str(d.partition))
-    out.print(table)
-    out.print(f"models: {', '.join(MODELS)}")
-    if as_json:
-        print(json.dumps(found))
-
-
-@app.command("data")
-def data_command(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Data sets to download if they are missing.")
-    ] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Say where each data set is; download those that are named."""
-    for name in names or []:
-        if name not in DATA_SETS:
-            raise unknown("data set", name, DATA_SETS)
-    for name in names or []:
-        if name in OFFICIAL:
-            data_sets.fetch(name, data_dir)
-    out.print(_data_table(data_dir))
-
-
-@app.command()
-def report(
-    folders: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="FOLDER...")],
-    out_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="HTML file to write (default: report.html in the first folder)."
-        ),
-    ] = None,
-) -> None:
-    """Write what happened in a run, or in several, as one HTML page, and print the summary."""
-    from skymask.report import render_table, write_report
-
-    out.print(render_table(folders))
-    out.print(f"report: {write_report(folders, out_file)}", soft_wrap=True, highlight=False)
-
-
-@app.command()
-def doctor(data_dir: DataDir = None) -> None:
-    """Say what is installed, which devices there are and which data sets are found."""
-    table = Table("package", "version", title="installed", title_justify="left")
-    for name, number in installed().items():
-        table.add_row(name, number)
-    out.print(table)
-    devices = [device_name(torch.device("cpu"))]
-    devices += [device_name(torch.device("cuda", i)) for i in range(torch.cuda.device_count())]
-    out.print(f"devices: {'; '.join(devices)} (torch uses {torch.get_num_threads()} threads)")
-    out.print(_data_table(data_dir))
-
-
-def _listed(name: str, kind: str) -> dict[str, Any]:
-    """What `list` says of one component."""
-    maker = KINDS[kind][name]
-    bounds = bounds_of(maker)
-    described = _filled_text(maker, kind)
-    return {
-        "kind": kind,
-        "about": (maker.__doc__ or "").strip().split("\n")[0],
-        "reference": getattr(getattr(maker, "__self__", maker), "reference", None),
-        "settings": {
-            field: {
-                "default": described.get(field, default),
-                "bound": bounds[field].text if field in bounds else None,
-            }
-            for field, default in settings_of(maker).items()
-        },
-    }
-
-
-def _filled_text(maker: Any, kind: str) -> dict[str, Any]:
-    """The default settings that are components, as their names."""
-    settings = settings_of(maker)
-    inner = {field: bound.kind for field, bound in bounds_of(maker).items() if bound.kind}
-
-    def name_of(part: Any, kind: str) -> str:
-        return str(describe(part, KINDS, kind)["name"])
-
-    return {
-        field: " + ".join(name_of(part, of) for part in settings[field])
-        if isinstance(settings[field], tuple)
-        else name_of(settings[field], of)
-        for field, of in inner.items()
-        if settings[field] is not None
-    }
-
-
-def _data_table(data_dir: Path | None) -> Table:
-    table = Table("data set", "found in", title="data sets", title_justify="left")
-    for name in DATA_SETS:
-        if name not in OFFICIAL:
-            table.add_row(name, "built in")
-            continue
-        where = data_sets.find(name, data_dir)
-        table.add_row(name, str(where) if where else "not found; get it with: skymask data " + name)
-    return table
 
 
 def _run(
@@ -436,7 +252,7 @@ def _show(results: list[Result], folder: Path | None, as_json: bool) -> None:
     out.print(table)
     for s in summaries:
         if s["fallbacks"]:
-            _warn(
+            warn(
                 f"seed {s['seed']}: the model stayed as it was in {s['fallbacks']} of "
                 f"{s['rounds']} rounds, because nobody was accepted"
             )
@@ -469,7 +285,3 @@ def combined(summaries: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "runs": summaries,
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""`python -m skymask.cli`."""
+
+from skymask.cli import main
+
+main()
