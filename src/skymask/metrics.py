@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from skymask.clustering import two_gaussians
 from skymask.environment import device_name
 from skymask.flat import FlatModel, SampleLoss
 from skymask.types import Backdoor, Batch, Decision
@@ -78,6 +79,46 @@ def verdicts(decision: Decision, clients: Tensor, malicious: Tensor) -> dict[str
         "fallback": decision.evidence.get("fallback"),
         "evidence": {k: v for k, v in decision.evidence.items() if isinstance(v, int | float)},
     }
+
+
+def closeup(decision: Decision, clients: Tensor) -> dict[str, Any]:
+    """What is known of each of the `clients` (n,) in a round, for a reader to look into.
+
+    `points`: the masks' coordinates along their first two principal components, one row a client,
+    and last the root's if there is one; `apart`: which of them are in the other one of two clusters
+    of these points, and `gain` by how much in BIC per client two describe them better than one.
+    `values`: those parts of the evidence that have a number a
+    client, and `ones` those that have one for each layer; `score` is among the values. Four digits
+    are kept.
+    """
+    n = len(clients)
+    found: dict[str, Any] = {"clients": clients.tolist()}
+    values: dict[str, list[float]] = {}
+    if decision.scores is not None:
+        values["score"] = _short(decision.scores)
+    for name, part in decision.evidence.items():
+        if name == "points" and isinstance(part, Tensor):
+            points = part[:, :2].to(torch.float64).cpu()
+            found["points"] = [_short(row) for row in points]
+            found |= _two_clusters(points, rooted=len(points) > n)
+        elif isinstance(part, Tensor) and part.ndim == 1 and len(part) in (n, n + 1):
+            values[name] = _short(part)
+        elif name == "ones":
+            found["ones"] = {layer: _short(share) for layer, share in part.items()}
+    return found | {"values": values}
+
+
+def _two_clusters(points: Tensor, rooted: bool) -> dict[str, Any]:
+    """The clusters in a close-up: the other one is that without the root, else the smaller one."""
+    mixture = two_gaussians(points.numpy())
+    marks = mixture.labels != mixture.labels[-1]
+    if not rooted and 2 * marks.sum() > len(marks):
+        marks = ~marks
+    return {"apart": marks.tolist(), "gain": float(f"{mixture.gain:.4g}")}
+
+
+def _short(values: Tensor) -> list[float]:
+    return [float(f"{value:.4g}") for value in values.to(torch.float64).tolist()]
 
 
 def _share(some: Tensor, of: Tensor) -> float | None:

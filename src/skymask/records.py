@@ -2,6 +2,7 @@
 
     manifest.json            configuration, seed, versions, device; written once, at the start
     rounds.jsonl             one line a round, appended and flushed as the round ends
+    closeups.jsonl           of at most a hundred of them what is known of every client
     checkpoint.safetensors   model, buffers, memory and round; replaced atomically
     summary.json             written when the run has ended
 
@@ -13,7 +14,7 @@ pickled: JSON and safetensors only.
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from torch import Tensor
 
 from skymask.errors import InputError
 
+ROUNDS, CLOSEUPS = "rounds.jsonl", "closeups.jsonl"
+KEPT = 100
+"""Rounds of a run of which a close-up is kept, at most."""
 TIME_FIELDS = ("seconds", "stages")
 """Fields of a record that differ between two runs of the same experiment."""
 
@@ -89,8 +93,13 @@ class RunFolder:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a round's record, flushed to the operating system before this returns."""
-        with writing(self.path), (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+        with writing(self.path), (self.path / ROUNDS).open("a", encoding="utf-8") as file:
             file.write(json_text(record) + "\n")
+
+    def append_closeup(self, closeup: Mapping[str, Any]) -> None:
+        """Add what is known of every client in a round that is kept (`is_kept`)."""
+        with writing(self.path), (self.path / CLOSEUPS).open("a", encoding="utf-8") as file:
+            file.write(json_text(closeup) + "\n")
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary: the run has ended."""
@@ -111,8 +120,8 @@ class RunFolder:
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
         }
         with writing(self.path):
-            if (self.path / "rounds.jsonl").exists():
-                with (self.path / "rounds.jsonl").open("rb") as file:
+            if (self.path / ROUNDS).exists():
+                with (self.path / ROUNDS).open("rb") as file:
                     os.fsync(file.fileno())
             replace_file(self.path / "checkpoint.safetensors", save(stored, header))
 
@@ -139,7 +148,7 @@ class RunFolder:
 
     def rounds(self) -> list[dict[str, Any]]:
         """The records of all whole lines; a torn last line is left out."""
-        return list(self._lines())
+        return json_lines(self.path / ROUNDS)[0]
 
     def cut(self, rounds: int) -> list[dict[str, Any]]:
         """Drop the records after the first `rounds`, and return those kept.
@@ -154,17 +163,42 @@ class RunFolder:
             )
         with writing(self.path):
             text = "".join(json_text(record) + "\n" for record in kept)
-            replace_file(self.path / "rounds.jsonl", text.encode())
+            replace_file(self.path / ROUNDS, text.encode())
+            closeups = (
+                json_text(closeup) + "\n"
+                for closeup in json_lines(self.path / CLOSEUPS)[0]
+                if closeup.get("round", rounds) < rounds
+            )
+            if (self.path / CLOSEUPS).exists():
+                replace_file(self.path / CLOSEUPS, "".join(closeups).encode())
             (self.path / "summary.json").unlink(missing_ok=True)
         return kept
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        path = self.path / "rounds.jsonl"
-        if not path.exists():
-            return
-        *whole, _ = path.read_bytes().split(b"\n")  # what follows the last line end is torn
-        for number, line in enumerate(whole, 1):
-            yield _object(path, line, f" line {number}")
+
+def is_kept(index: int, rounds: int) -> bool:
+    """Whether round `index` of `rounds` is one of at most `KEPT` of which a close-up is kept.
+
+    They are spread evenly, the first and the last among them.
+    """
+    if rounds <= KEPT or index in (0, rounds - 1):
+        return True
+    return index * (KEPT - 1) // rounds > (index - 1) * (KEPT - 1) // rounds
+
+
+def json_lines(path: Path, start: int = 0, count: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of the whole lines of a file, and the byte at which the next line begins.
+
+    A torn last line is left out, and a file that is not there has no lines. Reading goes on at byte
+    `start`, before which there are `count` lines. Raises `InputError` for a line that is no object.
+    """
+    if not path.exists():
+        return [], start
+    with path.open("rb") as file:
+        file.seek(start)
+        content = file.read()
+    end = content.rfind(b"\n") + 1  # what follows the last line end is torn
+    lines = content[:end].split(b"\n")[:-1]
+    return [_object(path, x, f" line {i}") for i, x in enumerate(lines, count + 1)], start + end
 
 
 def _object(path: Path, content: bytes, where: str = "") -> dict[str, Any]:

@@ -21,12 +21,12 @@ from skymask.environment import device_name, usable_device, versions
 from skymask.errors import InputError, require
 from skymask.experiment import Experiment, to_json
 from skymask.flat import FlatModel, RootLoss, flat_model
-from skymask.metrics import Evaluation, evaluation, summarise, verdicts
+from skymask.metrics import Evaluation, closeup, evaluation, summarise, verdicts
 from skymask.models import MODELS
 from skymask.randomness import generator, key
-from skymask.records import Checkpoint, RunFolder
+from skymask.records import Checkpoint, RunFolder, is_kept
 from skymask.server import Server, check_start, server, with_client
-from skymask.types import Backdoor, Batch, ClientData, Dataset, Round, as_poison
+from skymask.types import Backdoor, Batch, ClientData, Dataset, Decision, Round, as_poison
 
 _CHECKPOINT_SECONDS = 5.0
 """Least time between two checkpoints; how often they are written changes no result."""
@@ -106,9 +106,12 @@ def simulate(
     saved = -math.inf  # the first round is saved: a memory that cannot be shows at once
     rounds = experiment.rounds or 0
     for index in range(state.rounds, rounds):
-        state, record = _one_round(run, state)
+        state, record, decision = _one_round(run, state)
         records.append(record)
         if folder is not None:
+            if is_kept(index, rounds):
+                clients = _participants(run, index)
+                folder.append_closeup({"round": index, **closeup(decision, clients)})
             folder.append(record)
             if index + 1 == rounds or time.monotonic() - saved > _CHECKPOINT_SECONDS:
                 folder.save(state)
@@ -238,7 +241,7 @@ def _model(experiment: Experiment, dataset: Dataset) -> FlatModel:
         return flat_model(make())
 
 
-def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]]:
+def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any], Decision]:
     e, index = run.experiment, state.rounds
     stages: dict[str, float] = {}
     begin = time.perf_counter()
@@ -269,11 +272,14 @@ def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]
     params = state.params + e.server_lr * decision.update
     buffers = state.buffers if decision.buffers is None else decision.buffers
     record = {"round": index, **verdicts(decision, clients, malicious)}
+    if e.participation < 1:
+        record["took_part"] = clients.tolist()
     if (index + 1) % e.eval_every == 0 or index + 1 == e.rounds:
         with _timed(stages, "evaluate"):
             record |= run.evaluate(params, buffers)
     record |= {"seconds": time.perf_counter() - begin, "stages": stages}
-    return Checkpoint(index + 1, params, buffers, decision.memory, attack_memory), record
+    moved = Checkpoint(index + 1, params, buffers, decision.memory, attack_memory)
+    return moved, record, decision
 
 
 def _participants(run: _Run, index: int) -> Tensor:

@@ -34,6 +34,7 @@ def make_run(
     path: Path,
     *,
     records: list[dict[str, Any]] | None = None,
+    closeups: list[dict[str, Any]] | None = None,
     summary: Mapping[str, Any] | None = SUMMARY,
     experiment: Mapping[str, Any] | None = None,
     **manifest: Any,
@@ -47,8 +48,45 @@ def make_run(
         records = RECORDS
     for index, record in enumerate(records):
         folder.append({"round": index} | record)
+    for closeup in closeups or []:
+        folder.append_closeup(closeup)
     if summary is not None:
         folder.finish(summary)
+    return path
+
+
+def make_closeup(index: int, clients: int = 8, **changed: Any) -> dict[str, Any]:
+    """What is known of each client in a round: client 7 and 3 stand apart, the root is last."""
+    rows = range(clients + 1)
+    return {
+        "round": index,
+        "clients": list(range(clients)),
+        "points": [[float(i % 5), 9.0 if i in (3, 7) else float(index)] for i in rows],
+        "apart": [i in (3, 7) for i in rows],
+        "gain": 2.5,
+        "values": {"score": [i - 4.0 for i in range(clients)], "length": [0.25] * (clients + 1)},
+        "ones": {"a.weight": [i / 10 for i in rows], "b.weight": [0.5] * (clients + 1)},
+    } | changed
+
+
+def make_ledger(path: Path, *lines: dict[str, Any], start: dict[str, Any] | None = None) -> Path:
+    """A ledger of three nodes by hand; `lines` come after the first two rounds."""
+    about = {"ledger": 1, "inner": "FedAvg", "defence": "SkyMask", "seed": 0}
+    rounds = [
+        {
+            "round": index,
+            "seconds": {"clients": 2.0, "defence": 0.5, "round": 2.5},
+            "nodes": {
+                "11": {"verdict": "accepted", "strikes": 0, "resting": 0, "name": "clinic-1"},
+                "12": {"verdict": verdict, "reason": "too long", "strikes": 3, "resting": resting},
+                "13": {"verdict": "silent", "strikes": 0, "resting": 0},
+            },
+        }
+        for index, verdict, resting in ((1, "rejected", 0), (2, "excluded", 19))
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in [about | (start or {}), *rounds, *lines])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
     return path
 
 
@@ -57,6 +95,7 @@ def evil_run(folder: Path) -> Path:
     return make_run(
         folder / "<b>run<b> & <script>alert(1)<",
         records=[{"accuracy": 0.5, "fpr": 0.0, "fnr": 0.0, "rejected": {EVIL: EVIL, "<i>": None}}],
+        closeups=[make_closeup(0, values={EVIL: [0.5] * 8}, ones={EVIL: [0.5] * 9})],
         experiment={
             "data": EVIL,
             "model": EVIL,
@@ -109,6 +148,16 @@ class Page(HTMLParser):
     def text(self) -> str:
         """What a reader sees, on one line."""
         return " ".join(" ".join(self.texts).split())
+
+    @property
+    def code(self) -> list[str]:
+        """The scripts that run: plotly.js, and the page's own."""
+        return self.scripts[2:]
+
+    @property
+    def clients(self) -> list[dict[str, Any]]:
+        """What the page's script gets of each run's clients."""
+        return list(json.loads(self.scripts[1]))
 
     @property
     def figures(self) -> dict[str, Any]:

@@ -58,6 +58,15 @@ def test_no_run_and_no_folder(tmp_path: Path) -> None:
         ("rounds.jsonl", '{"round": 0, "rejected": [1]}\n', "rejected [1]"),
         ("rounds.jsonl", '{"round": 0, "rejected": {"1": {}}}\n', "a reason a client"),
         ("rounds.jsonl", 'torn\n{"round": 0}\n', "line 1 is not JSON"),
+        ("rounds.jsonl", '{"round": 0, "took_part": ["x"]}\n', "took_part ['x']"),
+        ("rounds.jsonl", '{"round": 0, "stages": {"train": "x"}}\n', "train 'x'"),
+        ("closeups.jsonl", "[]\n", "line 1 is list, not a JSON object"),
+        ("closeups.jsonl", '{"round": 0}\n', "line 1 is not what is known of each client"),
+        (
+            "closeups.jsonl",
+            '{"round": 0, "clients": [1, 2], "values": {"score": [1, 2, 3, 4]}}\n',
+            "line 1 is not what is known of each client",
+        ),
     ],
 )
 def test_a_damaged_folder_is_named_and_the_old_report_stays(
@@ -105,7 +114,8 @@ JSON = st.recursive(
     ),
     max_leaves=4,
 )
-RECORD = ("accuracy", "fpr", "fnr", "seconds", "rejected", "fallback")
+RECORD = ("accuracy", "fpr", "fnr", "seconds", "stages", "rejected", "fallback", "took_part")
+CLOSEUP = ("clients", "points", "apart", "gain", "values", "ones")
 EXPERIMENT_FIELDS = (
     "data",
     "attack",
@@ -129,12 +139,14 @@ def some(names: tuple[str, ...]) -> st.SearchStrategy[dict[str, Any]]:
     some(EXPERIMENT_FIELDS),
     some(("versions", "device", "command", "malicious_clients")),
     JSON | some(("accuracy", "fpr", "attack_success", "seconds")),
+    st.lists(some(CLOSEUP), max_size=2),
 )
 def test_whatever_a_folder_holds_it_is_reported_or_refused(
     records: list[dict[str, Any]],
     experiment: dict[str, Any],
     manifest: dict[str, Any],
     summary: Any,
+    closeups: list[dict[str, Any]],
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
         run = Path(name)
@@ -142,10 +154,12 @@ def test_whatever_a_folder_holds_it_is_reported_or_refused(
         (run / "manifest.json").write_text(text)
         lines = [json.dumps({"round": i} | record) + "\n" for i, record in enumerate(records)]
         (run / "rounds.jsonl").write_text("".join(lines))
+        lines = [json.dumps({"round": i} | closeup) + "\n" for i, closeup in enumerate(closeups)]
+        (run / "closeups.jsonl").write_text("".join(lines))
         (run / "summary.json").write_text(json.dumps(summary))
         try:
             written = write_report([run])
         except InputError:
             assert not (run / "report.html").exists()
         else:
-            assert len(Page(written).scripts) == 3
+            assert len(Page(written).code) == 3

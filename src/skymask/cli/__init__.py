@@ -1,8 +1,8 @@
-"""The command line: `skymask demo`, `run`, `list`, `data`, `report`, `doctor`.
+"""The command line: `skymask demo`, `run`, `report`, `watch`, `list`, `data`, `doctor`.
 
     running.py     run, demo
     looking.py     list, data, doctor
-    reporting.py   report
+    reporting.py   report, watch
     shared.py      what they share
 
 A command is a function; its signature is its options.
@@ -16,7 +16,7 @@ import typer
 from rich.markup import escape
 
 from skymask.cli.looking import data_command, doctor, list_components
-from skymask.cli.reporting import report
+from skymask.cli.reporting import report, watch
 from skymask.cli.running import demo, run
 from skymask.cli.shared import err, warn
 from skymask.environment import reuse_memory
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "run": run,
     "report": report,
+    "watch": watch,
     "list": list_components,
     "data": data_command,
     "doctor": doctor,

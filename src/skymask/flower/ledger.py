@@ -1,15 +1,18 @@
 """The ledger: one line a round, who was left out and why. JSON lines, appended as rounds end."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from skymask.errors import InputError
 from skymask.flower.policy import Standing
-from skymask.records import json_text, replace_file, writing
+from skymask.metrics import closeup
+from skymask.records import json_lines, json_text, replace_file, writing
+from skymask.types import Decision
 
 VERSION = 1
 
@@ -63,6 +66,11 @@ class Ledger:
             }
         )
 
+    def append_closeup(self, index: int, nodes: Sequence[int], decision: Decision) -> None:
+        """Add what the defence knew of each of the `nodes` in a round (`metrics.closeup`)."""
+        known = closeup(decision, torch.arange(len(nodes)))
+        self.append({"round": index, "closeup": known | {"clients": [str(node) for node in nodes]}})
+
     def standings(self) -> dict[int, Standing]:
         """Each node's standing after the last round that the ledger has of it.
 
@@ -78,14 +86,7 @@ class Ledger:
         return found
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
-            return
-        *whole, _ = self.path.read_bytes().split(b"\n")  # what follows the last line end is torn
-        for number, text in enumerate(whole, 1):
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{self.path} line {number} is not JSON: {error}") from error
-            if not isinstance(line, dict) or not ({"ledger", "round"} & set(line)):
+        for number, line in enumerate(json_lines(self.path)[0], 1):
+            if not ({"ledger", "round"} & set(line)):
                 raise InputError(f"{self.path} line {number} is no line of a ledger")
             yield line

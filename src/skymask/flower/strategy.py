@@ -41,6 +41,7 @@ from skymask.flower.ledger import Ledger
 from skymask.flower.patience import Patient
 from skymask.flower.policy import Policy, Standing, listed
 from skymask.flower.replies import Sent, Verdict, screened, screened_evaluation, sorted_out
+from skymask.records import is_kept
 from skymask.server import OwnTraining
 from skymask.types import Batch, Decision, Defence
 
@@ -146,6 +147,7 @@ class RobustStrategy(Strategy):
         self._ledger = None if ledger is None else Ledger(Path(ledger))
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._memory: Any = None
+        self._rounds = 0  # of `start`; without it there is nothing to spread close-ups over
         self._judge: Judge | None = None
         self._round: _Round | None = None
         self._evaluating: list[Message] = []
@@ -226,7 +228,10 @@ class RobustStrategy(Strategy):
                 self._warn(warning)
         accepted = self._accepted(usable, decision, verdicts)
         arrays, metrics = self._aggregate(now, globals_, accepted, decision, whole=not malformed)
-        return arrays, self._close(now, verdicts, metrics)
+        metrics = self._close(now, verdicts, metrics)
+        if self._ledger and decision and self._rounds and is_kept(now.index - 1, self._rounds):
+            self._ledger.append_closeup(now.index, [sent.node for sent in usable], decision)
+        return arrays, metrics
 
     def _accepted(
         self, usable: list[Sent], decision: Decision | None, verdicts: dict[int, Verdict]
@@ -379,6 +384,7 @@ class RobustStrategy(Strategy):
         """
         require(num_rounds >= 1, "num_rounds", num_rounds, "at least 1")
         self.summary()
+        self._rounds = num_rounds
         self._judge = self._ready(initial_arrays)
         state = self._resumed(initial_arrays)
         arrays, result = state.arrays, state.result
@@ -405,6 +411,8 @@ class RobustStrategy(Strategy):
                 result.evaluate_metrics_clientapp[index] = metrics
             if evaluate_fn and (metrics := evaluate_fn(index, arrays)) is not None:
                 result.evaluate_metrics_serverapp[index] = metrics
+                if self._ledger is not None:
+                    self._ledger.append({"round": index, "server_evaluation": dict(metrics)})
                 _log.info("skymask: evaluation by the server: %s", dict(metrics))
             result.arrays = arrays
             self._keep(index, arrays, result)

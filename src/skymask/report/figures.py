@@ -1,10 +1,10 @@
-"""What is drawn, as plotly.js takes it."""
+"""The curves over rounds, and the times, as plotly.js takes them."""
 
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from skymask.report.read import Run, mean
+from skymask.report.run import Run, mean
 from skymask.report.summary import clean
 
 SMOOTHING = 10
@@ -15,6 +15,7 @@ _FEW = 3 * SMOOTHING  # up to so many rounds the points themselves are the clear
 # on a dark page; the dashes tell runs apart where the colours come round again, or are not seen.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("solid", "dash", "dot", "dashdot")
+_PATTERNS = ("", "/", ".", "x")
 
 
 def accuracy(runs: Sequence[Run]) -> dict[str, Any]:
@@ -24,7 +25,17 @@ def accuracy(runs: Sequence[Run]) -> dict[str, Any]:
         points = [(x, y) for x, y in enumerate(run.series["accuracy"], 1) if y is not None]
         mode = "lines+markers" if len(points) <= _FEW else "lines"
         traces.append(_trace(run, index, *map(list, zip(*points, strict=True)), mode=mode))
-    return {"data": traces, "layout": _layout(runs, {"yaxis": _share_axis("accuracy")})}
+        success = [(x, y) for x, y in enumerate(run.series["attack_success"], 1) if y is not None]
+        if success:
+            rounds, shares = map(list, zip(*success, strict=True))
+            mode = "lines+markers" if len(success) <= _FEW else "lines"
+            trace = _trace(run, index, rounds, shares, mode=mode)
+            trace["name"] += ", attack success"
+            trace["marker"] = trace["marker"] | {"symbol": "x", "size": 7}
+            trace["line"] = trace["line"] | {"width": 1, "dash": "dot"}
+            traces.append(trace)
+    several = len(traces) > 1
+    return {"data": traces, "layout": _layout(runs, {"yaxis": _share_axis("share")}, several)}
 
 
 def rates(runs: Sequence[Run]) -> dict[str, Any]:
@@ -54,6 +65,43 @@ def rates(runs: Sequence[Run]) -> dict[str, Any]:
     return {"data": traces, "layout": _layout(runs, layout)}
 
 
+def left_out(runs: Sequence[Run]) -> dict[str, Any]:
+    """Share of the clients left out, over the rounds: all that is known where the truth is not."""
+    traces = []
+    for index, run in enumerate(runs):
+        values = run.series["left_out"]
+        values = _rolling(values) if smooth(runs) else values
+        rounds = list(range(1, run.rounds + 1))
+        traces.append(_trace(run, index, rounds, values, mode="lines"))
+    return {"data": traces, "layout": _layout(runs, {"yaxis": _share_axis("left out")})}
+
+
+def stages(runs: Sequence[Run]) -> dict[str, Any]:
+    """Seconds of a round's parts, a bar for each run."""
+    parts = dict.fromkeys(part for run in runs for part in run.stages)
+    names = [_name(run) for run in runs]
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": escape(clean(part), quote=False),
+            "y": names,
+            "x": [run.stages.get(part) for run in runs],
+            "marker": {"color": colour(index), "pattern": {"shape": _PATTERNS[index % 4]}},
+            "hovertemplate": "%{x:.4f} s",
+        }
+        for index, part in enumerate(parts)
+    ]
+    layout = {
+        "barmode": "stack",
+        "hovermode": "closest",
+        "xaxis": {"title": {"text": "seconds a round"}, "rangemode": "tozero"},
+        "yaxis": {"automargin": True, "showticklabels": len(runs) > 1, "autorange": "reversed"},
+        "height": 190 + 36 * len(runs),
+    }
+    return {"data": traces, "layout": _layout(runs, layout, several=True)}
+
+
 def smooth(runs: Sequence[Run]) -> bool:
     """Whether the error rates are drawn as rolling means, for there are many rounds."""
     return max(run.rounds for run in runs) > _FEW
@@ -64,13 +112,17 @@ def colour(index: int) -> str:
     return _COLOURS[index % len(_COLOURS)]
 
 
+def _name(run: Run) -> str:
+    name = clean(run.name)
+    # plotly.js reads a subset of HTML in names.
+    return escape(name if len(name) <= 32 else "\u2026" + name[-31:], quote=False)
+
+
 def _trace(run: Run, index: int, x: Any = (), y: Any = (), **more: Any) -> dict[str, Any]:
     line = colour(index)
-    name = clean(run.name)
     return {
         "type": "scatter",
-        # plotly.js reads a subset of HTML in names.
-        "name": escape(name if len(name) <= 32 else "\u2026" + name[-31:], quote=False),
+        "name": _name(run),
         "legendgroup": str(index),
         "x": x,
         "y": y,
@@ -90,19 +142,26 @@ def _rounds_axis(runs: Sequence[Run]) -> dict[str, Any]:
     return {"title": {"text": "rounds"}, "range": [0, 1.02 * longest], "hoverformat": "d"}
 
 
-def _layout(runs: Sequence[Run], own: dict[str, Any]) -> dict[str, Any]:
+def _layout(
+    runs: Sequence[Run], own: dict[str, Any], several: bool | None = None
+) -> dict[str, Any]:
+    """A layout with `own` parts; with `several` lines, or runs, there is a legend."""
+    several = len(runs) > 1 if several is None else several
+    return base_layout(several) | {"hovermode": "x unified", "xaxis": _rounds_axis(runs)} | own
+
+
+def base_layout(legend: bool) -> dict[str, Any]:
+    """What all figures have in common; colours of the page are put in by its script."""
     return {
         "autosize": True,
-        "margin": {"l": 58, "r": 12, "t": 32, "b": 48 if len(runs) == 1 else 84},
+        "margin": {"l": 58, "r": 12, "t": 32, "b": 84 if legend else 48},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13},
-        "hovermode": "x unified",
-        "showlegend": len(runs) > 1,
+        "showlegend": legend,
         "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
         "modebar": {"bgcolor": "rgba(0,0,0,0)"},
-        "xaxis": _rounds_axis(runs),
-    } | own
+    }
 
 
 def _rolling(values: Sequence[float | None]) -> list[float | None]:

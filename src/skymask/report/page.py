@@ -8,25 +8,30 @@ hashes, and no request out.
 
 import base64
 import hashlib
-import json
 import pprint
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
+from string import Template
+from typing import Any
 
 from skymask.errors import InputError
-from skymask.records import replace_file, writing
+from skymask.records import KEPT, json_text, replace_file, writing
 from skymask.report import figures, summary
-from skymask.report.read import Run, read_runs
+from skymask.report.clients import explorer
+from skymask.report.read import read_runs
+from skymask.report.run import Run
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Write the report on the runs in `folders` as one HTML file and return its path.
 
     Args:
-        folders: run folders; a run that is still going, or was killed, is shown as far as it got.
+        folders: run folders and ledgers of federations; a run that is still going, or was killed,
+            is shown as far as it got.
         out: the file, ending in .html; without it `report.html` in the first folder. It is replaced
             atomically.
 
@@ -35,75 +40,104 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
             and where the file cannot be written; nothing is written then.
     """
     runs = read_runs(folders)
-    target = Path(folders[0]) / "report.html" if out is None else Path(out)
+    first = Path(folders[0])
+    beside = first.parent if first.is_file() else first
+    target = beside / "report.html" if out is None else Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"out is {str(target)!r} but must be a file whose name ends in .html")
+    text = page(runs, plotly_script())
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, text.encode("utf-8", "replace"))
+    return target
+
+
+def plotly_script() -> str:
+    """plotly.js. Raises `InputError` where plotly is not installed."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
         raise InputError("report needs plotly: pip install plotly") from None
-    page = _page(runs, get_plotlyjs())
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, page.encode("utf-8", "replace"))
-    return target
+    return str(get_plotlyjs())
 
 
-def _page(runs: Sequence[Run], plotly: str) -> str:
-    title = _safe(summary.title(runs))
-    style, script = _packaged("style.css"), _packaged("page.js")
-    drawn = {}
+@dataclass(frozen=True)
+class Content:
+    """What a page shows."""
+
+    parts: dict[str, str]
+    """Name of a part in page.html -> what is in it, as HTML."""
+    figures: dict[str, Any]
+    """Id of an element -> the figure in it, as plotly.js takes it."""
+
+
+def content(runs: Sequence[Run]) -> Content:
+    """What a page on `runs` shows, but for single clients."""
+    drawn: dict[str, Any] = {}
     if any(run.rounds for run in runs):
-        drawn = {"accuracy": figures.accuracy(runs), "rates": figures.rates(runs)}
-    # JSON has "<" only inside strings, where its escape means the same and ends no script element.
-    data = json.dumps(drawn, allow_nan=False).replace("<", "\\u003c")
+        if any(value is not None for run in runs for value in run.series["accuracy"]):
+            drawn["accuracy"] = figures.accuracy(runs)
+        if _simulated(runs):
+            drawn["rates"] = figures.rates(runs)
+        else:
+            drawn["left-out"] = figures.left_out(runs)
+        if any(run.stages for run in runs):
+            drawn["stages"] = figures.stages(runs)
+    smoothed = "Each round"
+    if runs and figures.smooth(runs):
+        smoothed = f"Rolling mean of {figures.SMOOTHING} rounds; the faint points are single rounds"
+    parts = {
+        "title": _safe(summary.title(runs)),
+        "cards": "".join(map(_card, runs, range(len(runs)))),
+        "smoothed": smoothed,
+        "numbers": _each(runs, _numbers),
+        "thrown_out": _each(runs, _thrown_out),
+        "again": _each(runs, _again),
+        "again_title": "Run it again" if _simulated(runs) else "Settings",
+        "nothing": "" if drawn else "<p>No round has ended yet: there is nothing to draw.</p>",
+    }
+    return Content(parts, drawn)
+
+
+def _simulated(runs: Sequence[Run]) -> bool:
+    """Whether it is known of any of the `runs` who was malicious."""
+    return any(run.kind == "simulation" for run in runs)
+
+
+def explorers(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What a page needs to look into single clients, for each of the `runs` with any rounds."""
+    most = max(1, KEPT // max(1, len(runs)))
+    return [explorer(run, most) for run in runs if run.verdicts.codes.size]
+
+
+def page(runs: Sequence[Run], plotly: str, live: str | None = None) -> str:
+    """The HTML page; with the script `live` it may ask where it came from for what is new."""
+    shown = content(runs)
+    scripts = [plotly, packaged("page.js"), packaged("clients.js")]
+    if live is not None:
+        scripts.append(live)
     policy = (
-        f"default-src 'none'; script-src {_hash(plotly)} {_hash(script)}; "
+        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; "
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    smoothed = "Each round"
-    if figures.smooth(runs):
-        smoothed = f"Rolling mean of {figures.SMOOTHING} rounds; the faint points are single rounds"
-    plots = (
-        f"""<section><h2>Accuracy</h2>
-<figure><div class="plot" id="accuracy"></div>
-<figcaption>Share of the test set that the global model gets right.</figcaption></figure></section>
-<section><h2>Wrong verdicts</h2>
-<figure><div class="plot tall" id="rates"></div>
-<figcaption>{smoothed}.
-FPR: share of the honest clients that were thrown out. FNR: share of the malicious clients that were
-let in. Lower is better.</figcaption></figure>
-<details><summary>The figures as numbers</summary>{_each(runs, _numbers)}</details></section>"""
-        if drawn
-        else "<p>No round has ended yet: there is nothing to draw.</p>"
+    if live is not None:
+        policy += "; connect-src 'self'"
+    data = _data("figures", shown.figures) + _data("clients", explorers(runs))
+    return Template(packaged("page.html")).substitute(
+        shown.parts,
+        policy=policy,
+        style=packaged("style.css"),
+        scripts=data + "".join(f"<script>{script}</script>\n" for script in scripts),
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title} - SkyMask report</title>
-<style>{style}</style>
-</head>
-<body><main>
-<header><p class="kicker">SkyMask report</p><h1>{title}</h1></header>
-<noscript><p>The figures need JavaScript; the tables hold their numbers.</p></noscript>
-<section class="cards" aria-label="Summary">{"".join(map(_card, runs, range(len(runs))))}</section>
-{plots}
-<section><h2>Who was thrown out</h2>{_each(runs, _thrown_out)}</section>
-<section><h2>Run it again</h2>{_each(runs, _again)}</section>
-</main>
-<script type="application/json" id="figures">{data}</script>
-<script>{plotly}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
 
 
-def _packaged(name: str) -> str:
+def _data(name: str, value: Any) -> str:
+    # JSON has "<" only inside strings, where its escape means the same and ends no script element.
+    text = json_text(value).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+def packaged(name: str) -> str:
     """The text of a file that lies beside this one."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
@@ -141,7 +175,7 @@ def _table(label: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
         for first, *rest in rows
     )
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{_safe(label)}">'
+        f'<div class="scroll long" role="region" tabindex="0" aria-label="{_safe(label)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -179,6 +213,9 @@ def _thrown_out(run: Run) -> str:
 
 
 def _again(run: Run) -> str:
+    if run.kind == "federation":
+        settings = pprint.pformat(dict(run.manifest), width=76, sort_dicts=False)
+        return f"""<pre tabindex="0"><code>{_safe(settings)}</code></pre>"""
     versions = run.manifest.get("versions")
     known = versions if isinstance(versions, dict) else {}
     about = _pairs(known | {"threads": run.manifest.get("threads", "-")}, "facts")

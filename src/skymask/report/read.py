@@ -1,141 +1,180 @@
-"""What the report needs of run folders, read and checked."""
+"""Reads runs: the folders of simulations, and the ledgers of federations (`ledger`)."""
 
-import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from skymask.errors import InputError
-from skymask.records import RunFolder
-
-_LEVELS = 50
-"""Lists and objects inside one another in a manifest; more could exhaust the stack in printing."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the report needs of one run folder, checked."""
-
-    name: str
-    folder: Path
-    manifest: Mapping[str, Any]
-    finished: bool
-    totals: Mapping[str, float | None]
-    """Accuracy, accuracy_last5, fpr, fnr, attack_success and seconds of the whole run."""
-    rounds: int
-    """Rounds that have ended."""
-    series: Mapping[str, list[float | None]]
-    """Accuracy, fpr and fnr after each round."""
-    rejections: Mapping[str, Counter[str]]
-    """Client id -> why it was rejected, and in how many rounds."""
-    clients: int | None
-    """How many there are; None where the folder does not say."""
-    malicious: frozenset[str] | None
-    """Ids of the malicious clients; None where the folder does not say."""
-    fallbacks: int
-    """Rounds that left the model as it was."""
-
-    @property
-    def experiment(self) -> Mapping[str, Any]:
-        """The settings, as `experiment.to_json` describes them."""
-        experiment: Mapping[str, Any] = self.manifest["experiment"]
-        return experiment
+from skymask.records import CLOSEUPS, ROUNDS, RunFolder, json_lines
+from skymask.report.closeups import closeup
+from skymask.report.ledger import LEDGER, LedgerReader
+from skymask.report.run import (
+    REJECTED,
+    CloseUp,
+    Run,
+    VerdictLog,
+    kind_of,
+    mean,
+    number,
+    require_shallow,
+)
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs, each named by as much of the end of its path as tells it from the others.
+class Reader(Protocol):
+    """Reads one run, as far as it has got; called again it reads what has come since."""
 
-    Raises `InputError` where a folder holds no run or damaged records, and where there is none.
+    def read(self) -> Run:
+        """The run. Raises `InputError` where the records are damaged."""
+        ...
+
+
+def readers(paths: Sequence[Path]) -> list[Reader]:
+    """What reads the runs, each named by as much of its path's end as tells it from the others.
+
+    A path is a run's folder, a ledger, or a folder that holds a ledger. Raises `InputError` where
+    there is none.
     """
-    paths = {Path(folder).resolve(): Path(folder) for folder in folders}
-    if not paths:
-        raise InputError("folders is empty but must name at least one run folder")
+    found = {Path(path).resolve(): Path(path) for path in paths}
+    if not found:
+        raise InputError("folders is empty but must name at least one run folder or ledger")
     depth = 1
-    while len({path.parts[-depth:] for path in paths}) < len(paths):
+    while len({path.parts[-depth:] for path in found}) < len(found):
         depth += 1
-    return [_run(given, "/".join(path.parts[-depth:])) for path, given in paths.items()]
+    return [_reader(given, "/".join(path.parts[-depth:])) for path, given in found.items()]
 
 
-def _run(path: Path, name: str) -> Run:
-    folder = RunFolder(path)
-    try:
-        manifest, summary, records = folder.manifest, folder.summary, folder.rounds()
-    except OSError as error:
-        raise InputError(f"the records in {path} cannot be read: {error}") from error
-    where = str(path / "manifest.json")
-    if not _shallow(manifest, _LEVELS):
-        raise InputError(f"{where} is nested more than {_LEVELS} levels deep")
-    described = manifest["experiment"].get("clients")
-    clients = described if type(described) is int else None
-    malicious = _malicious(where, manifest, clients)
-    series: dict[str, list[float | None]] = {"accuracy": [], "fpr": [], "fnr": []}
-    seconds, fallbacks = 0.0, 0
-    rejected: Counter[tuple[str, str | None]] = Counter()
-    for index, record in enumerate(records):
-        where = f"{path / 'rounds.jsonl'} line {index + 1}"
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs at `paths` (see `readers`). Raises `InputError` where one is damaged."""
+    return [reader.read() for reader in readers(paths)]
+
+
+def _reader(path: Path, name: str) -> Reader:
+    if path.is_file():
+        return LedgerReader(path, name)
+    if (path / LEDGER).exists() and not (path / "manifest.json").exists():
+        return LedgerReader(path / LEDGER, name)
+    return RunReader(path, name)
+
+
+class RunReader:
+    """Reads the folder of a simulation."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        self._forget()
+
+    def _forget(self) -> None:
+        self._place = (0, 0)  # bytes and lines of the rounds that were read
+        self._closeup_place = (0, 0)
+        self._file = 0
+        self._series: dict[str, list[float | None]] = {
+            name: [] for name in ("accuracy", "attack_success", "fpr", "fnr", "left_out")
+        }
+        self._seconds, self._fallbacks = 0.0, 0
+        self._stages: dict[str, float] = {}
+        self._rejected: Counter[tuple[str, str | None]] = Counter()
+        self._log = VerdictLog()
+        self._reasons: list[dict[str, str]] = []
+        self._closeups: list[CloseUp] = []
+
+    def read(self) -> Run:
+        """The run as far as it has got. A run that was resumed meanwhile is read anew."""
+        folder = RunFolder(self._path)
+        try:
+            manifest = folder.manifest
+            self._follow()
+            summary = folder.summary
+        except OSError as error:
+            raise InputError(f"the records in {self._path} cannot be read: {error}") from error
+        where = str(self._path / "manifest.json")
+        require_shallow(where, manifest)
+        described = manifest["experiment"].get("clients")
+        clients = described if type(described) is int else None
+        malicious = _malicious(where, manifest, clients)
+        rejections: dict[str, Counter[str]] = {}
+        for (client, reason), times in self._rejected.items():
+            rejections.setdefault(client, Counter())[kind_of(reason)] += times
+        rounds = len(self._series["fpr"])
+        known = map(str, range(min(clients or 0, _MOST_CLIENTS)))
+        return Run(
+            "simulation",
+            self._name,
+            self._path,
+            manifest,
+            summary is not None,
+            self._totals(summary),
+            rounds,
+            {name: list(values) for name, values in self._series.items()},
+            rejections,
+            clients,
+            malicious,
+            self._fallbacks,
+            {name: seconds / rounds for name, seconds in self._stages.items()},
+            self._log.verdicts(known, malicious or ()),
+            [closeup for closeup in self._closeups if closeup.round < rounds],
+        )
+
+    def _follow(self) -> None:
+        """Read what has come since."""
+        path = self._path / ROUNDS
+        if path.exists():
+            found = path.stat()
+            if found.st_ino != self._file or found.st_size < self._place[0]:
+                self._forget()
+                self._file = found.st_ino
+        records, end = json_lines(path, *self._place)
+        for index, record in enumerate(records, self._place[1]):
+            self._add(f"{path} line {index + 1}", index, record)
+        self._place = end, self._place[1] + len(records)
+        path = self._path / CLOSEUPS
+        closeups, end = json_lines(path, *self._closeup_place)
+        for index, line in enumerate(closeups, self._closeup_place[1]):
+            where = f"{path} line {index + 1}"
+            self._closeups.append(closeup(where, line, self._reasons))
+        self._closeup_place = end, self._closeup_place[1] + len(closeups)
+
+    def _add(self, where: str, index: int, record: Mapping[str, Any]) -> None:
         if record.get("round") != index:
             given = reprlib.repr(record.get("round"))
             raise InputError(f"{where} is of round {given} but must be of round {index}")
-        for field, values in series.items():
-            values.append(number(where, record, field))
-        seconds += number(where, record, "seconds") or 0.0
-        fallbacks += record.get("fallback") is not None
-        rejected.update(_rejected(where, record).items())
-    rejections: dict[str, Counter[str]] = {}
-    for (client, reason), times in rejected.items():
-        rejections.setdefault(client, Counter())[_kind(reason)] += times
-    accuracies = [value for value in series["accuracy"] if value is not None]
-    totals = {
-        "accuracy": accuracies[-1] if accuracies else None,
-        "accuracy_last5": mean(accuracies[-5:]),
-        "fpr": mean(series["fpr"]),
-        "fnr": mean(series["fnr"]),
-        "attack_success": None,
-        "seconds": seconds,
-    }
-    if summary is not None:
-        where = str(path / "summary.json")
-        totals = {field: number(where, summary, field) for field in totals}
-    return Run(
-        name,
-        path,
-        manifest,
-        summary is not None,
-        totals,
-        len(records),
-        series,
-        rejections,
-        clients,
-        malicious,
-        fallbacks,
-    )
+        rejected = _rejected(where, record)
+        present = _present(where, record)
+        there = number(where, record, "clients") if present is None else len(present)
+        for field, values in self._series.items():
+            if field != "left_out":
+                values.append(number(where, record, field))
+        self._series["left_out"].append(len(rejected) / there if there else None)
+        self._seconds += number(where, record, "seconds") or 0.0
+        stages = record.get("stages")
+        if isinstance(stages, dict):
+            for name in stages:
+                seconds = number(where, stages, name) or 0.0
+                self._stages[name] = self._stages.get(name, 0.0) + seconds
+        self._fallbacks += record.get("fallback") is not None
+        self._rejected.update(rejected.items())
+        self._log.add(present, dict.fromkeys(rejected, REJECTED))
+        self._reasons.append({c: reason or "no reason given" for c, reason in rejected.items()})
+
+    def _totals(self, summary: Mapping[str, Any] | None) -> dict[str, float | None]:
+        accuracies = [value for value in self._series["accuracy"] if value is not None]
+        success = [value for value in self._series["attack_success"] if value is not None]
+        totals = {
+            "accuracy": accuracies[-1] if accuracies else None,
+            "accuracy_last5": mean(accuracies[-5:]),
+            "fpr": mean(self._series["fpr"]),
+            "fnr": mean(self._series["fnr"]),
+            "attack_success": success[-1] if success else None,
+            "seconds": self._seconds,
+        }
+        if summary is not None:
+            where = str(self._path / "summary.json")
+            totals = {field: number(where, summary, field) for field in totals}
+        return totals
 
 
-def number(where: str, mapping: Mapping[str, Any], field: str) -> float | None:
-    """A field that is a number or missing; None too where it is not finite.
-
-    Raises `InputError`, beginning with `where`, for anything else.
-    """
-    value = mapping.get(field)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where} has {field} {reprlib.repr(value)} but it must be a number")
-    return float(value) if abs(value) < 1e300 else None
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the values that are defined; None if none is."""
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
-
-
-def _shallow(value: Any, levels: int) -> bool:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels >= 0 and all(_shallow(part, levels - 1) for part in parts)
+_MOST_CLIENTS = 100_000
 
 
 def _malicious(
@@ -155,6 +194,16 @@ def _malicious(
     return frozenset(map(str, given))
 
 
+def _present(where: str, record: Mapping[str, Any]) -> list[str] | None:
+    """Who took part in a round; None: everybody."""
+    given = record.get("took_part")
+    if given is None:
+        return None
+    if not isinstance(given, list) or any(type(client) is not int for client in given):
+        raise InputError(f"{where} has took_part {reprlib.repr(given)} but it must list ids")
+    return [str(client) for client in given]
+
+
 def _rejected(where: str, record: Mapping[str, Any]) -> dict[str, str | None]:
     verdicts = record.get("rejected") or {}
     if not isinstance(verdicts, dict) or set(map(type, verdicts.values())) - {str, type(None)}:
@@ -162,8 +211,3 @@ def _rejected(where: str, record: Mapping[str, Any]) -> dict[str, str | None]:
             f"{where} has rejected {reprlib.repr(verdicts)} but it must give a reason a client"
         )
     return verdicts
-
-
-def _kind(reason: str | None) -> str:
-    """A reason without the numbers at its end, which differ from round to round."""
-    return re.sub(r" \([^()]*\)$", "", reason) if reason else "no reason given"

@@ -8,7 +8,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from skymask.progress import percent
-from skymask.report.read import Run, mean, number, read_runs
+from skymask.report.read import read_runs
+from skymask.report.run import Run, mean, natural, number
 
 _CLIENTS = 50  # rows of the table of rejected clients
 _STRETCHES = 10  # rows of the table that says what the figures show
@@ -29,8 +30,10 @@ def render_table(folders: Sequence[Path]) -> Table:
 
 def title(runs: Sequence[Run]) -> str:
     """What the report is about, in a line."""
-    if len(runs) > 1:
-        return f"{len(runs)} runs compared"
+    if len(runs) != 1:
+        return f"{len(runs)} runs compared" if runs else "Waiting for a run"
+    if runs[0].kind == "federation":
+        return f"Federation: {federation(runs[0])}"
     e = runs[0].experiment
     attack = component(e.get("attack"))
     against = "without attack" if attack == "none" else f"against {attack}"
@@ -39,6 +42,11 @@ def title(runs: Sequence[Run]) -> str:
 
 def headline(run: Run) -> dict[str, str]:
     """The numbers a reader looks for first, by their labels."""
+    if run.kind == "federation":
+        out = sum(text.startswith("excluded") for text in (run.standing or {}).values())
+        found = {"nodes": str(run.clients), "excluded now": str(out)}
+        found["ever rejected"] = str(len(run.rejections))
+        return found | {"accuracy": percent(run.totals["accuracy"])}
     labels = {"accuracy": "accuracy", "accuracy_last5": "last 5 evaluations"}
     labels |= {"fpr": "FPR", "fnr": "FNR"}
     return {label: percent(run.totals[field]) for field, label in labels.items()}
@@ -46,6 +54,8 @@ def headline(run: Run) -> dict[str, str]:
 
 def facts(run: Run) -> dict[str, str]:
     """What was run and how far it got, by labels."""
+    if run.kind == "federation":
+        return _federation_facts(run)
     e = run.experiment
     share = number(str(run.folder / "manifest.json"), e, "malicious")
     ended = str(run.rounds) if run.finished else f"{run.rounds} of {e.get('rounds', '-')}"
@@ -68,6 +78,31 @@ def facts(run: Run) -> dict[str, str]:
         found["malicious"] = f"{found['malicious']}, who stay away"
     if run.fallbacks:
         found["fallbacks"] = f"{run.fallbacks} of {run.rounds} rounds left the model as it was"
+    return {label: clean(value) for label, value in found.items()}
+
+
+def federation(run: Run) -> str:
+    """The defence and the strategy behind it."""
+    return f"{run.manifest.get('defence', '-')} around {run.manifest.get('inner', '-')}"
+
+
+def _federation_facts(run: Run) -> dict[str, str]:
+    about = run.manifest
+    policy = about.get("policy")
+    found = {
+        "defence": about.get("defence", "-"),
+        "inner strategy": about.get("inner", "-"),
+        "rounds": run.rounds,
+        "time": _duration(run.totals["seconds"]),
+        "seed": about.get("seed", "-"),
+        "state": "ledger",
+    }
+    if isinstance(policy, dict):
+        found["strikes until exclusion"] = policy.get("strikes", "-")
+        if policy.get("observe") is True:
+            found["mode"] = "observes only"
+    if run.fallbacks:
+        found["fallbacks"] = f"{run.fallbacks} of {run.rounds} rounds accepted nobody"
     return {label: clean(value) for label, value in found.items()}
 
 
@@ -94,12 +129,14 @@ def thrown_out(run: Run) -> dict[str, list[str]]:
     """Columns on the clients thrown out most often, these first, by the columns' names."""
     ranked = sorted(
         run.rejections,
-        key=lambda c: (-run.rejections[c].total(), not c.isdecimal(), len(c), c),
+        key=lambda c: (-run.rejections[c].total(), natural(c)),
     )[:_CLIENTS]
-    columns = {"client": ranked}
+    columns = {"client": [clean(run.label(client)) for client in ranked]}
     if run.malicious is not None:
         columns["kind"] = ["malicious" if c in run.malicious else "honest" for c in ranked]
     columns["rounds"] = [str(run.rejections[client].total()) for client in ranked]
+    if run.standing is not None:
+        columns["now"] = [clean(run.standing.get(client, "-")) for client in ranked]
     columns["commonest reason"] = []
     for client in ranked:
         reasons = run.rejections[client]
@@ -124,9 +161,9 @@ def thrown_out_notes(run: Run) -> str:
     if out > _CLIENTS:
         more = out - _CLIENTS
         notes.append(f"These are the {_CLIENTS} most often thrown out; {more} more are left out.")
-    if out and run.experiment.get("participation") != 1:
+    if out and run.kind == "simulation" and run.experiment.get("participation") != 1:
         notes.append("Not every client takes part in every round.")
-    return " ".join(notes)
+    return " ".join([*notes, *run.notes])
 
 
 def component(described: Any) -> str:

@@ -1,0 +1,201 @@
+"""The report's figures as files: SVG and PNG for a paper, CSV for a program of one's own."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skymask.errors import InputError, require
+from skymask.records import replace_file, writing
+from skymask.report import clients
+from skymask.report.page import content
+from skymask.report.read import read_runs
+from skymask.report.run import ABSENT, ACCEPTED, EXCLUDED, REJECTED, CloseUp, Run
+
+FORMATS = ("svg", "png", "csv")
+_SIZE = {"width": 720, "height": 440}
+_INK = "#1b1f24"
+_VERDICTS = {
+    ACCEPTED: "accepted",
+    REJECTED: "left out",
+    EXCLUDED: "not asked",
+    ABSENT: "not there",
+}
+
+Row = Sequence[Any]
+
+
+def export(
+    paths: Sequence[Path],
+    folder: Path,
+    formats: Sequence[str] = FORMATS,
+    round: int | None = None,
+    watch: Callable[[Path], None] | None = None,
+) -> list[Path]:
+    """Write every figure of the report on the runs at `paths` into `folder`; returns the files.
+
+    Args:
+        paths: run folders and ledgers.
+        folder: made if it is not there; files of the same names are replaced.
+        formats: of `FORMATS`; pictures are drawn by kaleido in a Chrome or Chromium.
+        round: of the close-ups the one kept nearest to this round, counted from 1; the last
+            without it.
+        watch: called with each file as it is written.
+
+    Raises:
+        InputError: for damaged records, a format that there is not, a round below 1, no kaleido or
+            browser, and where a file cannot be written.
+    """
+    for each in formats:
+        require(each in FORMATS, "format", each, f"one of {', '.join(FORMATS)}")
+    require(round is None or round >= 1, "round", round, "at least 1")
+    runs = read_runs(paths)
+    written: list[Path] = []
+
+    def write(name: str, made: bytes) -> None:
+        with writing(folder / name):
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_file(folder / name, made)
+        written.append(folder / name)
+        if watch is not None:
+            watch(folder / name)
+
+    if "csv" in formats:
+        for name, (header, rows) in tables(runs).items():
+            write(f"{name}.csv", _csv(header, rows))
+    pictures = [each for each in formats if each != "csv"]
+    if pictures:
+        with _drawing() as draw:
+            for name, figure in drawings(runs, round).items():
+                for each in pictures:
+                    write(f"{name}.{each}", draw(_printed(figure), each))
+    return written
+
+
+def drawings(runs: Sequence[Run], round: int | None = None) -> dict[str, dict[str, Any]]:
+    """File name -> figure, as plotly takes it; those of single runs carry the run's number."""
+    found = dict(content(runs).figures)
+    for number, run in enumerate(runs, 1):
+        of = f"-{number}" if len(runs) > 1 else ""
+        if run.verdicts.codes.size:
+            heat = clients.heat_map(run)
+            found[f"verdicts{of}"] = {"data": heat["data"], "layout": heat["layout"]}
+        closeup = _nearest(run.closeups, round)
+        if closeup is not None and closeup.points is not None:
+            found[f"masks{of}"] = clients.scatter(run, closeup)
+        if closeup is not None and closeup.ones:
+            found[f"ones{of}"] = clients.ones(run, closeup)
+    return found
+
+
+def tables(runs: Sequence[Run]) -> dict[str, tuple[Row, Iterator[Row]]]:
+    """File name -> header and rows: one row an observation, all runs and kept rounds together."""
+    return {
+        "rounds": (
+            ("run", "round", "accuracy", "attack_success", "fpr", "fnr", "left_out"),
+            _rounds(runs),
+        ),
+        "verdicts": (("run", "client", "malicious", "round", "verdict"), _verdicts(runs)),
+        "masks": (("run", "round", "client", "quantity", "value"), _closeups(runs)),
+        "stages": (
+            ("run", "stage", "seconds"),
+            ((run.name, part, took) for run in runs for part, took in run.stages.items()),
+        ),
+    }
+
+
+def _rounds(runs: Sequence[Run]) -> Iterator[Row]:
+    for run in runs:
+        names = ("accuracy", "attack_success", "fpr", "fnr", "left_out")
+        for index in range(run.rounds):
+            yield (run.name, index + 1, *(run.series[name][index] for name in names))
+
+
+def _verdicts(runs: Sequence[Run]) -> Iterator[Row]:
+    for run in runs:
+        for client, codes in zip(run.verdicts.clients, run.verdicts.codes, strict=True):
+            bad = None if run.malicious is None else client in run.malicious
+            for index, code in enumerate(codes.tolist(), 1):
+                yield run.name, run.label(client), bad, index, _VERDICTS[code]
+
+
+def _closeups(runs: Sequence[Run]) -> Iterator[Row]:
+    for run in runs:
+        for closeup in run.closeups:
+            names = [*map(run.label, closeup.clients), "root"]
+            parts = dict(closeup.values)
+            if closeup.points is not None:
+                parts |= {"first component": closeup.points[:, 0]}
+                parts |= {"second component": closeup.points[:, 1]}
+                parts["other cluster"] = np.array(closeup.apart, dtype=np.float64)
+            parts |= {f"ones in {layer}": share for layer, share in closeup.ones.items()}
+            for quantity, values in parts.items():
+                for name, value in zip(names, values.tolist(), strict=False):
+                    yield run.name, closeup.round + 1, name, quantity, value
+
+
+def _csv(header: Row, rows: Iterator[Row]) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(header)
+    table.writerows([_safe(cell) for cell in row] for row in rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _safe(cell: Any) -> Any:
+    """A text that a spreadsheet would take for a formula gets a quote before it."""
+    if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + cell
+    return cell
+
+
+def _nearest(closeups: Sequence[CloseUp], round: int | None) -> CloseUp | None:
+    if not closeups:
+        return None
+    if round is None:
+        return closeups[-1]
+    return min(closeups, key=lambda closeup: abs(closeup.round + 1 - round))
+
+
+def _printed(figure: dict[str, Any]) -> dict[str, Any]:
+    """The figure on white, with dark axes, as print wants it."""
+    layout = figure["layout"] | _SIZE | {"paper_bgcolor": "white", "plot_bgcolor": "white"}
+    layout["height"] = figure["layout"].get("height", _SIZE["height"])
+    layout["font"] = layout["font"] | {"color": _INK, "family": "sans-serif", "size": 14}
+    for axis in [name for name in layout if name.startswith(("xaxis", "yaxis"))]:
+        grid = {"gridcolor": "#dddddd", "zerolinecolor": "#dddddd", "linecolor": _INK}
+        layout[axis] = grid | {"showline": True, "ticks": "outside"} | layout[axis]
+    return {"data": figure["data"], "layout": layout}
+
+
+@contextmanager
+def _drawing() -> Iterator[Callable[[dict[str, Any], str], bytes]]:
+    """What draws a figure in a format, in one browser for all; it fetches nothing."""
+    try:
+        import kaleido
+        from choreographer.errors import BrowserFailedError, ChromeNotFoundError
+    except ImportError:
+        raise InputError(
+            "export to svg and png needs kaleido: pip install 'skymask[export]'; csv needs nothing"
+        ) from None
+
+    def draw(figure: dict[str, Any], format: str) -> bytes:
+        scale = 3 if format == "png" else 1
+        return bytes(kaleido.calc_fig_sync(figure, opts={"format": format, "scale": scale}))
+
+    with as_file(files("plotly") / "package_data" / "plotly.min.js") as script:
+        try:
+            kaleido.start_sync_server(plotlyjs=script, mathjax=False, silence_warnings=True)
+            yield draw
+        except (ChromeNotFoundError, BrowserFailedError) as error:
+            raise InputError(
+                "export to svg and png needs a Chrome or Chromium that starts: install one, or "
+                f"name it in BROWSER_PATH; csv needs none ({type(error).__name__})"
+            ) from error
+        finally:
+            kaleido.stop_sync_server(silence_warnings=True)
