@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from skymask import Batch
 from skymask.attacks.backdoor import Scaling
 from skymask.flat import flat_model
-from skymask.metrics import evaluation
-from skymask.types import Backdoor
+from skymask.metrics import closeup, evaluation
+from skymask.types import Backdoor, Decision
 
 
 def linear(classes: int = 3) -> torch.nn.Module:
@@ -60,3 +60,35 @@ def test_the_test_set_itself_does_not_change():
     test = Batch(inputs, torch.arange(10) % 3)
     evaluation(model, F.cross_entropy, test, Scaling().backdoor())(*model.initial())
     assert inputs.equal(before)
+
+
+def decision(points: torch.Tensor | None, **evidence: object) -> Decision:
+    accepted = torch.tensor([True, True, False])
+    parts = evidence if points is None else {"points": points, **evidence}
+    return Decision(torch.zeros(4), accepted, torch.tensor([1.23456, 0.0, -7.0]), evidence=parts)
+
+
+def test_a_closeup_keeps_what_there_is_of_each_client_and_the_root():
+    made = decision(
+        torch.tensor([[0.0, 0.1, 9.0], [0.0, 0.2, 9.0], [5.0, 0.0, 9.0], [0.1, 0.0, 9.0]]),
+        length=torch.tensor([1.0, 2.0, 3.0, 4.0]),
+        gain=3.0,
+        matrix=torch.zeros(3, 2),
+        other=torch.zeros(7),
+        ones={"fc.weight": torch.tensor([0.5, 0.25, 0.125, 1.0])},
+    )
+    found = closeup(made, torch.tensor([4, 8, 15]))
+    assert found["clients"] == [4, 8, 15]
+    assert found["points"] == [[0.0, 0.1], [0.0, 0.2], [5.0, 0.0], [0.1, 0.0]]
+    assert found["apart"] == [False, False, True, False]
+    assert found["values"] == {"score": [1.235, 0.0, -7.0], "length": [1.0, 2.0, 3.0, 4.0]}
+    assert found["ones"] == {"fc.weight": [0.5, 0.25, 0.125, 1.0]}
+
+
+def test_without_a_root_the_smaller_cluster_is_the_other_one():
+    points = torch.tensor([[5.0, 0.0], [0.0, 0.2], [0.0, 0.1]])
+    assert closeup(decision(points), torch.arange(3))["apart"] == [True, False, False]
+
+
+def test_a_rule_without_evidence_has_a_closeup_too():
+    assert closeup(decision(None), torch.arange(3)).keys() == {"clients", "values"}

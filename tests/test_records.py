@@ -1,10 +1,11 @@
+import itertools
 import json
 
 import pytest
 import torch
 
 from skymask.errors import InputError
-from skymask.records import Checkpoint, RunFolder
+from skymask.records import KEPT, Checkpoint, RunFolder, is_kept, json_lines
 
 CPU = torch.device("cpu")
 MANIFEST = {"experiment": {"seed": 1}}
@@ -69,6 +70,40 @@ def test_cut_keeps_the_first_rounds(folder):
     assert folder.summary is None
     with pytest.raises(InputError, match="has 3 rounds but the checkpoint is after 4"):
         folder.cut(4)
+
+
+def test_cut_drops_the_close_ups_of_later_rounds(folder):
+    for index in range(3):
+        folder.append({"round": index})
+        folder.append_closeup({"round": index, "values": {}})
+    with (folder.path / "closeups.jsonl").open("a") as file:
+        file.write('{"round": 3, "val')
+    folder.cut(2)
+    kept, end = json_lines(folder.path / "closeups.jsonl")
+    assert [closeup["round"] for closeup in kept] == [0, 1]
+    assert end == (folder.path / "closeups.jsonl").stat().st_size
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 99, 100, 101, 150, 199, 200, 2500, 100_000])
+def test_at_most_a_hundred_rounds_are_kept_from_first_to_last(rounds):
+    kept = [index for index in range(rounds) if is_kept(index, rounds)]
+    assert len(kept) == min(rounds, KEPT)
+    assert (kept[0], kept[-1]) == (0, rounds - 1)
+    gaps = {after - before for before, after in itertools.pairwise(kept)}
+    assert not gaps or max(gaps) - min(gaps) <= 1 + rounds // KEPT
+
+
+def test_reading_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    assert json_lines(path) == ([], 0)
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    first, end = json_lines(path)
+    assert first == [{"a": 1}, {"a": 2}]
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\nwhat\n')
+    with pytest.raises(InputError, match=r"lines\.jsonl line 4 is not JSON"):
+        json_lines(path, end, len(first))
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n')
+    assert json_lines(path, end, len(first)) == ([{"a": 3}], path.stat().st_size)
 
 
 def test_a_folder_in_use_is_refused_untouched(folder, tmp_path):

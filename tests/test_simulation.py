@@ -88,9 +88,10 @@ def test_participation_draws_other_clients_each_round():
             return sm.FedAvg()(updates, round)
 
     seen: list[list[int]] = []
-    sm.simulate(
+    result = sm.simulate(
         dataclasses.replace(SHORT, participation=0.25, defence=Watching(seen)), device="cpu"
     )
+    assert [record["took_part"] for record in result.rounds] == seen
     assert {len(clients) for clients in seen} == {5}
     assert len({tuple(clients) for clients in seen}) > 6
 
@@ -273,6 +274,9 @@ def test_resume_equals_uninterrupted(tmp_path, stop, monkeypatch):
     first, second = (RunFolder(tmp_path / name) for name in ("whole", "cut"))
     assert without_times(first.rounds()) == without_times(second.rounds())
     assert second.summary["accuracy"] == first.summary["accuracy"]
+    closeups = [(f.path / "closeups.jsonl").read_text() for f in (first, second)]
+    assert closeups[0] == closeups[1]
+    assert closeups[0].count("\n") == SHORT.rounds
 
 
 def test_resume_of_another_experiment_is_refused(tmp_path):

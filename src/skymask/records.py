@@ -180,9 +180,10 @@ def is_kept(index: int, rounds: int) -> bool:
 
     They are spread evenly, the first and the last among them.
     """
-    if rounds <= KEPT or index in (0, rounds - 1):
+    if rounds <= KEPT:
         return True
-    return index * (KEPT - 1) // rounds > (index - 1) * (KEPT - 1) // rounds
+    place = -(-index * (KEPT - 1) // (rounds - 1))  # the only one that may fall on this round
+    return place * (rounds - 1) // (KEPT - 1) == index
 
 
 def json_lines(path: Path, start: int = 0, count: int = 0) -> tuple[list[dict[str, Any]], int]:

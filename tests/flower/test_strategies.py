@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import (
     Bulyan,
     DifferentialPrivacyServerSideFixedClipping,
@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 
 import skymask as sm
 from skymask.flower import RobustStrategy, drills
+from skymask.report.read import read_runs
 from tests.flower.federation import (
     LOCAL,
     NODES,
@@ -149,3 +150,17 @@ def test_skymask_hands_the_accepted_replies_on_as_they_are():
     bare, _ = start(FedAvg(), Federation(client_app()), 3)
     for key, array in bare.arrays.items():
         assert np.allclose(guarded.arrays[key].numpy(), array.numpy(), atol=1e-5)
+
+
+def test_the_ledger_keeps_close_ups_and_the_servers_evaluation_for_the_report(tmp_path):
+    strategy = skymask(FedAvg(), ledger=tmp_path / "ledger.jsonl")
+    grid = Federation(client_app([ATTACKS["sign-flip"]]))
+    start(strategy, grid, 4, evaluate_fn=lambda _, a: MetricRecord({"accuracy": accuracy(a)}))
+    (run,) = read_runs([tmp_path])
+    assert [closeup.round for closeup in run.closeups] == [0, 1, 2, 3]
+    first, last = run.closeups[0], run.closeups[-1]
+    assert len(first.clients) == NODES
+    assert first.points.shape == (NODES + 1, 2)
+    assert {"score", "alignment", "length"} <= first.values.keys()
+    assert set(last.clients) == set(run.verdicts.clients) - set(map(str, strategy.excluded))
+    assert run.totals["accuracy"] > 0.5

@@ -204,6 +204,10 @@ const clients = (() => {
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change",
     () => runs.length && choose(state.client));
-  update(runs);
+  // The curves are seen first; this may be a lot, so that it waits until they are on the screen.
+  requestAnimationFrame(() => setTimeout(() => {
+    update(runs);
+    document.documentElement.dataset.ready = "yes";
+  }));
   return {update};
 })();
