@@ -39,11 +39,21 @@ def test_rates_of_many_rounds_are_smoothed(tmp_path: Path) -> None:
     records = [{"fpr": value, "fnr": 0.0} for value in values]
     figures = Page(write_report([make_run(tmp_path / "run", records=records)])).figures
     points, line = figures["rates"]["data"][:2]
-    assert (points["mode"], points["y"]) == ("markers", values)
+    defined = {i: v for i, v in enumerate(values, 1) if v is not None}
+    assert points["mode"] == "markers"
+    assert dict(zip(points["x"], points["y"], strict=True)) == defined
     there = [v for v in values[21 : 21 + SMOOTHING] if v is not None]
     assert line["y"][20 + SMOOTHING] == pytest.approx(sum(there) / len(there))
     assert line["y"][0] is None  # its one round has no value
     assert line["y"][1] == values[1]
+
+
+def test_of_very_many_rounds_the_worst_ones_are_drawn(tmp_path: Path) -> None:
+    records = [{"fpr": 0.01 * (i == 777), "fnr": 0.0} for i in range(1000)]
+    figures = Page(write_report([make_run(tmp_path / "run", records=records)])).figures
+    points = figures["rates"]["data"][0]
+    assert len(points["x"]) <= 400
+    assert dict(zip(points["x"], points["y"], strict=True))[778] == 0.01
 
 
 def test_an_undefined_rate_is_said_to_be_so(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from skymask.report.summary import clean
 
 SMOOTHING = 10
 """Rounds in the rolling mean of the error rates."""
+_POINTS = 400
+"""Points of single rounds in a figure, at most: each takes a browser its time."""
 _FEW = 3 * SMOOTHING  # up to so many rounds the points themselves are the clearest line
 
 # Okabe and Ito's colours for all kinds of colour vision, without the two that vanish on a white or
@@ -54,7 +56,7 @@ def rates(runs: Sequence[Run]) -> dict[str, Any]:
                 traces.append(_trace(run, index, rounds, values, mode="lines+markers", **own))
                 continue
             hidden = {"hoverinfo": "skip", "showlegend": False, "opacity": 0.25}
-            points = _trace(run, index, rounds, values, mode="markers", **own | hidden)
+            points = _trace(run, index, *_worst(values), mode="markers", **own | hidden)
             line = _trace(run, index, rounds, _rolling(values), mode="lines", **own)
             traces += [points, line]
         if all(value is None for run in runs for value in run.series[rate]):
@@ -162,6 +164,17 @@ def base_layout(legend: bool) -> dict[str, Any]:
         "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
         "modebar": {"bgcolor": "rgba(0,0,0,0)"},
     }
+
+
+def _worst(values: Sequence[float | None]) -> tuple[list[int], list[float]]:
+    """Rounds, counted from 1, and their rates: all of them, or of many the worst of some each."""
+    size = -(-len(values) // _POINTS)
+    rounds = []
+    for start in range(0, len(values), size):
+        defined = [i for i in range(start, min(start + size, len(values))) if values[i] is not None]
+        if defined:
+            rounds.append(max(defined, key=lambda i: values[i] or 0.0))
+    return [i + 1 for i in rounds], [values[i] or 0.0 for i in rounds]
 
 
 def _rolling(values: Sequence[float | None]) -> list[float | None]:

@@ -3,7 +3,7 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const shown = new Map();
-  let version = "", looked = 0;
+  let version = "", looked = 0, stale = false;
 
   const told = (text) => byId("live").textContent = ` \u00b7 ${text}`;
 
@@ -18,27 +18,29 @@
   };
 
   const poll = async () => {
-    const begin = performance.now();
     let wait = 1000;
     try {
+      const begin = performance.now();
       const answer = await fetch(`content.json?have=${version}`, {cache: "no-store"});
       const content = await answer.json();
-      if (content.version !== version) {
-        put(content);
-        version = content.version;
-        if (performance.now() > looked) {
-          const start = performance.now();
-          clients.update(await (await fetch("clients.json", {cache: "no-store"})).json());
-          // Of a large run this takes its time, so that it is not done at every round.
-          looked = performance.now() + 5 * (performance.now() - start);
-        }
-      }
+      const fresh = content.version !== version;
+      if (fresh) put(content);
+      version = content.version;
       told(content.state);
+      wait = Math.max(wait, 2 * (performance.now() - begin));
+      stale ||= fresh;
+      if (stale && performance.now() > looked) {
+        stale = false;
+        const start = performance.now();
+        clients.update(await (await fetch("clients.json", {cache: "no-store"})).json());
+        // Of a large run this takes its time, so that it is not done at every round.
+        looked = performance.now() + 10 * (performance.now() - start);
+      }
     } catch (error) {
       told("the watcher has ended; what is shown is the last that it told");
       wait = 3000;
     }
-    setTimeout(poll, Math.max(wait, 2 * (performance.now() - begin)));
+    setTimeout(poll, wait);
   };
   poll();
 })();

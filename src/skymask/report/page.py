@@ -85,7 +85,10 @@ def content(runs: Sequence[Run]) -> Content:
             drawn["stages"] = figures.stages(runs)
     smoothed = "Each round"
     if runs and figures.smooth(runs):
-        smoothed = f"Rolling mean of {figures.SMOOTHING} rounds; the faint points are single rounds"
+        smoothed = (
+            f"Rolling mean of {figures.SMOOTHING} rounds; the faint points are single rounds, "
+            "of very many the worst"
+        )
     parts = {
         "title": _safe(summary.title(runs)),
         "cards": "".join(map(_card, runs, range(len(runs)))),
