@@ -20,7 +20,7 @@ from skymask.records import CLOSEUPS, ROUNDS, json_text
 from skymask.report.page import content, explorers, packaged, page, plotly_script
 from skymask.report.read import Reader, readers
 from skymask.report.run import Run
-from skymask.report.summary import clean, component, facts, headline
+from skymask.report.summary import clean, component, duration, facts, headline
 
 _FILES = ("manifest.json", ROUNDS, CLOSEUPS, "summary.json", "ledger.jsonl")
 _LAST = 8  # rounds in the terminal's table
@@ -206,6 +206,9 @@ def _table(run: Run) -> RenderableType:
     if run.kind == "federation" or not isinstance(of, int):
         return Group(table, Text(whole))
     bar = ProgressBar(total=of, completed=run.rounds, width=40)
+    if run.rounds and not run.finished:
+        left = (run.totals["seconds"] or 0.0) / run.rounds * (of - run.rounds)
+        whole += f"; about {duration(left)} of rounds left"
     return Group(table, Text(whole), bar)
 
 

@@ -67,7 +67,7 @@ def facts(run: Run) -> dict[str, str]:
         "malicious": "-" if share is None else f"{100 * share:g} %",
         "clients": e.get("clients", "-"),
         "rounds": ended,
-        "time": _duration(run.totals["seconds"]),
+        "time": duration(run.totals["seconds"]),
         "device": run.manifest.get("device", "-"),
         "seed": e.get("seed", "-"),
         "state": "finished" if run.finished else "unfinished",
@@ -93,7 +93,7 @@ def _federation_facts(run: Run) -> dict[str, str]:
         "defence": about.get("defence", "-"),
         "inner strategy": about.get("inner", "-"),
         "rounds": run.rounds,
-        "time": _duration(run.totals["seconds"]),
+        "time": duration(run.totals["seconds"]),
         "seed": about.get("seed", "-"),
         "state": "ledger",
     }
@@ -176,7 +176,8 @@ def clean(text: Any) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(text))
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Seconds as a person reads them; a dash where there are none."""
     if seconds is None or seconds < 60:
         return "-" if seconds is None else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
