@@ -4,9 +4,12 @@ Most run inside this process, where torch is loaded already; those at the end st
 """
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
@@ -280,3 +283,46 @@ def test_demo_ends_with_three_rows_and_their_folders(skymask, tmp_path):
         cases["skymask, min-sum"]["accuracy_last5"]
         > cases["fedavg, min-sum"]["accuracy_last5"] + 0.02
     )
+
+
+def test_report_exports_numbers(skymask, tmp_path):
+    assert skymask(*SMALL, "--out", tmp_path / "run").returncode == 0
+    done = skymask("report", tmp_path / "run", "--export", tmp_path / "x", "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x" / "rounds.csv").read_text().count("\n") == 7
+    done = skymask("report", tmp_path / "run", "--round", 3)
+    assert done.returncode == 2
+    assert "--export FOLDER" in done.stderr
+
+
+def test_watch_says_where_it_is_and_ends_with_ctrl_c(tmp_path):
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "skymask.cli", "watch", tmp_path / "later"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watch.stdout is not None
+    address = watch.stdout.readline().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
+    with urllib.request.urlopen(address) as answer:
+        assert b"Waiting for a run" in answer.read()
+    watch.send_signal(signal.SIGINT)
+    assert watch.wait(timeout=30) == 0
+    watch.stdout.close()
+
+
+def test_a_port_that_cannot_be_is_refused(skymask, tmp_path):
+    done = skymask("watch", tmp_path, "--port", 70000)
+    assert done.returncode == 2
+    assert "port is 70000 but must be from 0 to 65535" in done.stderr
+
+
+def test_the_shell_completes_names():
+    line = {
+        "_SKYMASK_COMPLETE": "complete_bash",
+        "COMP_WORDS": "skymask run fashion",
+        "COMP_CWORD": "2",
+    }
+    program = Path(sys.executable).with_name("skymask")
+    done = subprocess.run([program], env=os.environ | line, capture_output=True, text=True)
+    assert done.stdout.split() == ["fashion-mnist"]

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from skymask.attacks import MinSum, NoAttack
-from skymask.cli.shared import AsJson, DataDir, Device, Out, err, out, warn
+from skymask.cli.shared import AsJson, DataDir, Device, Out, err, out, starting_with, warn
 from skymask.clients import LocalSGD
 from skymask.components import parse
 from skymask.data import DATA_SETS
@@ -30,11 +30,23 @@ from skymask.simulation import Result, simulate
 
 def run(
     context: typer.Context,
-    data: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(DATA_SETS)}.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"One of: {', '.join(DATA_SETS)}.", autocompletion=starting_with(DATA_SETS)
+        ),
+    ] = None,
     attack: Annotated[
-        str, typer.Option(help="Attack, as NAME or NAME:SETTING=VALUE,... (see list).")
+        str,
+        typer.Option(
+            help="Attack, as NAME or NAME:SETTING=VALUE,... (see list).",
+            autocompletion=starting_with(KINDS["attack"]),
+        ),
     ] = "none",
-    defence: Annotated[str, typer.Option(help="Defence, likewise.")] = "skymask",
+    defence: Annotated[
+        str,
+        typer.Option(help="Defence, likewise.", autocompletion=starting_with(KINDS["defence"])),
+    ] = "skymask",
     malicious: Annotated[
         float, typer.Option(help="Share of the clients that are malicious.")
     ] = 0.2,
@@ -52,7 +64,10 @@ def run(
     partition: Annotated[
         str | None, typer.Option(help="Another partition, as NAME:SETTING=VALUE.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"One of: {', '.join(MODELS)}.", autocompletion=starting_with(MODELS)),
+    ] = None,
     local_steps: Annotated[
         int | None, typer.Option(help="Mini-batch steps of a client a round, l.")
     ] = None,

@@ -1,5 +1,6 @@
 """What the commands share: where they print, and options that several of them have."""
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,15 @@ Device = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="Make the last line of stdout one JSON object.")
 ]
+
+
+def starting_with(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell offers after a few letters: those of `names` that begin with them."""
+
+    def offered(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return offered
 
 
 def warn(message: Warning | str, *_: object, **__: object) -> None:
