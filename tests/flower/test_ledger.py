@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from skymask.errors import InputError
 from skymask.flower.ledger import Ledger
 from skymask.flower.policy import Standing
+from skymask.types import Decision
 
 
 def line(index: int, **strikes: int) -> dict:
@@ -53,6 +55,21 @@ def test_a_resumed_run_drops_the_rounds_that_are_run_again(ledger):
         ledger.append(line(index))
     ledger.start({}, 2)
     assert rounds(ledger.path) == ["run", 1, 2, "run", 1, 2]
+
+
+def test_close_ups_lie_beside_it_and_are_those_of_the_last_run(ledger):
+    kept = Decision(torch.zeros(2), torch.tensor([True]), torch.tensor([0.5]))
+    ledger.start({"defence": "A"})
+    for index in (1, 2, 3):
+        ledger.append_closeup(index, [2**63 + 1], kept)
+    assert len(ledger.path.read_text().splitlines()) == 1
+    ledger.start({"defence": "A"}, kept=2)
+    lines = [json.loads(text) for text in ledger.closeups.read_text().splitlines()]
+    assert [line["round"] for line in lines] == [1, 2]
+    assert lines[0]["clients"] == [str(2**63 + 1)]
+    assert lines[0]["values"] == {"score": [0.5]}
+    ledger.start({"defence": "B"})
+    assert ledger.closeups.read_text() == ""
 
 
 def test_a_torn_last_line_is_dropped(ledger):

@@ -1,5 +1,6 @@
 """What the report makes of a federation's ledger."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,13 @@ def test_a_folder_with_a_ledger_will_do(tmp_path: Path) -> None:
 
 
 def test_closeups_and_the_servers_own_evaluation(tmp_path: Path) -> None:
-    known = make_closeup(0, 2) | {"clients": ["11", "12"]}
-    known.pop("round")
     ledger = make_ledger(
         tmp_path / "ledger.jsonl",
-        {"round": 2, "closeup": known},
         {"round": 2, "server_evaluation": {"loss": 0.3, "accuracy": 0.75}},
     )
+    lines = [make_closeup(index, 2) | {"clients": ["11", "12"]} for index in (2, 3)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)  # round 3 has not ended
+    (tmp_path / "ledger.closeups.jsonl").write_text(text)
     (run,) = read_runs([ledger])
     (closeup,) = run.closeups
     assert (closeup.round, closeup.clients) == (1, ("11", "12"))
@@ -89,12 +90,19 @@ def test_names_are_never_trusted(tmp_path: Path) -> None:
         ({"round": 3, "nodes": []}, "line 4 has nodes [] but it must give a verdict a node"),
         ({"round": 3, "nodes": {"1": {"verdict": 7}}}, "must give a verdict a node"),
         ({"round": 3, "nodes": {"1": {"verdict": "accepted", "strikes": "x"}}}, "strikes 'x'"),
-        ({"round": 2, "closeup": {"clients": 7}}, "line 4 is not what is known of each client"),
     ],
 )
 def test_a_damaged_ledger_is_named(tmp_path: Path, line: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
         read_runs([make_ledger(tmp_path / "ledger.jsonl", line)])
+
+
+@pytest.mark.parametrize("line", ['{"round": 2, "clients": 7}', '{"clients": []}', '{"round": []}'])
+def test_damaged_close_ups_are_named(tmp_path: Path, line: str) -> None:
+    ledger = make_ledger(tmp_path / "ledger.jsonl")
+    (tmp_path / "ledger.closeups.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"closeups\.jsonl line 1 is not what is known"):
+        read_runs([ledger])
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:

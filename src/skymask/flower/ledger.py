@@ -1,6 +1,6 @@
 """The ledger: one line a round, who was left out and why. JSON lines, appended as rounds end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,9 @@ VERSION = 1
 class Ledger:
     """The file of one federation. A run adds a line that says what it is, then one line a round.
 
-    A server that is killed may leave a torn last line: it is dropped at the next start.
+    Beside it, in a file of its own because its lines are long, lies what the last run's defence
+    knew of every node in some of the rounds. A server that is killed may leave a torn last line:
+    it is dropped at the next start.
     """
 
     path: Path
@@ -41,7 +43,17 @@ class Ledger:
             else:
                 later = (line for line in lines[begin + 1 :] if line["round"] <= kept)
                 lines = [*lines[: begin + 1], *later]
-            replace_file(self.path, "".join(json_text(line) + "\n" for line in lines).encode())
+            replace_file(self.path, _text(lines))
+            if self.closeups.exists():
+                goes_on = kept is not None and begin is not None
+                known = json_lines(self.closeups)[0] if goes_on else []
+                known = [line for line in known if line.get("round", 0) <= (kept or 0)]
+                replace_file(self.closeups, _text(known))
+
+    @property
+    def closeups(self) -> Path:
+        """The file of what was known of every node: `ledger.closeups.jsonl` for `ledger.jsonl`."""
+        return self.path.with_suffix(".closeups.jsonl")
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Add a line, flushed to the operating system before this returns."""
@@ -69,7 +81,9 @@ class Ledger:
     def append_closeup(self, index: int, nodes: Sequence[int], decision: Decision) -> None:
         """Add what the defence knew of each of the `nodes` in a round (`metrics.closeup`)."""
         known = closeup(decision, torch.arange(len(nodes)))
-        self.append({"round": index, "closeup": known | {"clients": [str(node) for node in nodes]}})
+        line = {"round": index, **known, "clients": [str(node) for node in nodes]}
+        with writing(self.closeups), self.closeups.open("a", encoding="utf-8") as file:
+            file.write(json_text(line) + "\n")
 
     def standings(self) -> dict[int, Standing]:
         """Each node's standing after the last round that the ledger has of it.
@@ -90,3 +104,7 @@ class Ledger:
             if not ({"ledger", "round"} & set(line)):
                 raise InputError(f"{self.path} line {number} is no line of a ledger")
             yield line
+
+
+def _text(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(json_text(line) + "\n" for line in lines).encode()

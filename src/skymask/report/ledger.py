@@ -22,7 +22,8 @@ from skymask.report.run import (
     require_shallow,
 )
 
-LEDGER = "ledger.jsonl"
+LEDGER, BESIDE = "ledger.jsonl", ".closeups.jsonl"
+"""The usual name of a ledger, and how the file beside it ends that holds close-ups."""
 _CODES = {
     "rejected": REJECTED,
     "malformed": REJECTED,
@@ -43,6 +44,8 @@ class LedgerReader:
         """The federation as far as it has got. Raises `InputError` where the file is no ledger."""
         try:
             lines = json_lines(self._path)[0]
+            beside = self._path.with_suffix(BESIDE)
+            closeups = json_lines(beside)[0]
         except OSError as error:
             raise InputError(f"the ledger {self._path} cannot be read: {error}") from error
         starts = [index for index, line in enumerate(lines) if "ledger" in line]
@@ -52,6 +55,8 @@ class LedgerReader:
         found = _Federation(self._path)
         for index, line in enumerate(lines[begin + 1 :], begin + 2):
             found.add(f"{self._path} line {index}", line)
+        for index, line in enumerate(closeups, 1):
+            found.add_closeup(f"{beside} line {index}", line)
         require_shallow(f"{self._path} line {begin + 1}", lines[begin])
         notes: tuple[str, ...] = ()
         if len(starts) > 1:
@@ -88,9 +93,13 @@ class _Federation:
                 self._stages[part] = self._stages.get(part, 0.0) + took
         elif isinstance(line.get("server_evaluation"), dict):
             self._accuracy[index] = _accuracy(where, line["server_evaluation"])
-        elif isinstance(line.get("closeup"), dict) and index in self._places:
-            told = line["closeup"] | {"round": self._places[index]}
-            self._closeups.append(closeup(where, told, self._reasons))
+
+    def add_closeup(self, where: str, line: Mapping[str, Any]) -> None:
+        index = line.get("round")
+        if type(index) is int and index not in self._places:
+            return  # the round has not ended yet
+        place = self._places[index] if type(index) is int else index
+        self._closeups.append(closeup(where, {**line, "round": place}, self._reasons))
 
     def _add_round(self, where: str, index: int, nodes: Mapping[str, Mapping[str, Any]]) -> None:
         marks = {n: _CODES[v["verdict"]] for n, v in nodes.items() if v["verdict"] in _CODES}

@@ -17,12 +17,13 @@ from rich.text import Text
 from skymask.errors import InputError
 from skymask.progress import percent
 from skymask.records import CLOSEUPS, ROUNDS, json_text
+from skymask.report.ledger import BESIDE, LEDGER
 from skymask.report.page import content, explorers, packaged, page, plotly_script
 from skymask.report.read import Reader, readers
 from skymask.report.run import Run
 from skymask.report.summary import clean, component, duration, facts, headline
 
-_FILES = ("manifest.json", ROUNDS, CLOSEUPS, "summary.json", "ledger.jsonl")
+_FILES = ("manifest.json", ROUNDS, CLOSEUPS, "summary.json", LEDGER)
 _LAST = 8  # rounds in the terminal's table
 
 
@@ -73,6 +74,7 @@ class Watched:
 def _stamp(path: Path) -> str:
     """What changes whenever the records at `path` do."""
     files = [path] if path.is_file() else [path / name for name in _FILES]
+    files += [file.with_suffix(BESIDE) for file in files[-1:]]  # of a ledger
     found = []
     for file in files:
         try:
