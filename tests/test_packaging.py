@@ -47,6 +47,7 @@ ORDER = (
     "metrics",
     "simulation",
     "progress",
+    "tables",
     "report",
     "cli",
     "__main__",

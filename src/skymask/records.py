@@ -53,7 +53,7 @@ class RunFolder:
         path = self.path / "manifest.json"
         if not path.exists():
             raise InputError(f"{self.path} holds no run (it has no manifest.json)")
-        loaded = _object(path, path.read_bytes())
+        loaded = read_object(path)
         if not isinstance(loaded.get("experiment"), dict):
             raise InputError(f"{path} is not a run's manifest: it describes no experiment")
         return loaded
@@ -62,7 +62,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The summary of a run that has ended, else None."""
         path = self.path / "summary.json"
-        return _object(path, path.read_bytes()) if path.exists() else None
+        return read_object(path) if path.exists() else None
 
     def start(self, manifest: Mapping[str, Any]) -> None:
         """Make the folder for a new run; raises `InputError` as `require_free`, or if it cannot."""
@@ -165,6 +165,11 @@ class RunFolder:
         *whole, _ = path.read_bytes().split(b"\n")  # what follows the last line end is torn
         for number, line in enumerate(whole, 1):
             yield _object(path, line, f" line {number}")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises `InputError` where the file holds something else."""
+    return _object(path, path.read_bytes())
 
 
 def _object(path: Path, content: bytes, where: str = "") -> dict[str, Any]:

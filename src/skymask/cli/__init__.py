@@ -1,6 +1,7 @@
-"""The command line: `skymask demo`, `run`, `list`, `data`, `report`, `doctor`.
+"""The command line: `skymask demo`, `run`, `table`, `list`, `data`, `report`, `doctor`.
 
     running.py     run, demo
+    tabling.py     table
     looking.py     list, data, doctor
     reporting.py   report
     shared.py      what they share
@@ -19,6 +20,7 @@ from skymask.cli.looking import data_command, doctor, list_components
 from skymask.cli.reporting import report
 from skymask.cli.running import demo, run
 from skymask.cli.shared import err, warn
+from skymask.cli.tabling import table
 from skymask.environment import reuse_memory
 from skymask.errors import InputError
 
@@ -32,6 +34,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "run": run,
+    "table": table,
     "report": report,
     "list": list_components,
     "data": data_command,
