@@ -17,7 +17,7 @@ from skymask.data import OFFICIAL, fetch
 from skymask.environment import device_name, usable_device
 from skymask.errors import require, unknown
 from skymask.progress import percent, sweep_progress
-from skymask.records import json_text, replace_file, writing
+from skymask.records import replace_file, writing
 from skymask.tables import TABLES, Cell, Table
 from skymask.tables.plan import estimate, missing, rounds_left, tasks_of
 from skymask.tables.record import read_records
@@ -225,8 +225,7 @@ def _hours(seconds: float, unknown_cells: int) -> str:
     known = f"{seconds / 3600:.2f} h"
     if not unknown_cells:
         return known
-    lacking = f"{unknown_cells:,} cells unknown"
-    return f"{known} and {lacking}" if seconds else lacking
+    return f"{known} and {unknown_cells:,} cells of unknown time" if seconds else "unknown"
 
 
 def _finish(made: Table, folder: Path, seeds: int, as_json: bool, finished: dict[str, Any]) -> None:
@@ -236,7 +235,7 @@ def _finish(made: Table, folder: Path, seeds: int, as_json: bool, finished: dict
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(paths["md"], rendered.markdown.encode())
-        replace_file(paths["json"], json_text(rendered.data, indent=1).encode() + b"\n")
+        replace_file(paths["json"], rendered.json.encode())
     lacks = rendered.data["lacks"]
     out.print(
         f"{lacks['cells'] - lacks['missing']:,} of {lacks['cells']:,} cells are there: "
@@ -245,5 +244,6 @@ def _finish(made: Table, folder: Path, seeds: int, as_json: bool, finished: dict
         soft_wrap=True,
     )
     if as_json:
+        there = {name: lacks[name] for name in ("cells", "missing")}
         files = {kind: str(path) for kind, path in paths.items()}
-        print(json.dumps({"table": made.name, **finished, **lacks, "files": files}))
+        print(json.dumps({"table": made.name, **finished, **there, "files": files}))

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 from skymask.experiment import Experiment
 from skymask.metrics import mean_of
+from skymask.records import json_text
 from skymask.tables.cell import Cell, Entry, Table, View, identity, seedless
 from skymask.tables.measures import MEASURES, Statistic, difference
 from skymask.tables.record import Record
@@ -28,12 +30,21 @@ class Rendered:
     markdown: str
     data: dict[str, Any]
 
+    @property
+    def json(self) -> str:
+        """The data as JSON, a line for each cell."""
+        cells = ",\n".join(json_text(cell) for cell in self.data["cells"])
+        rest = {name: part for name, part in self.data.items() if name != "cells"}
+        return f'{json_text(rest)[:-1]}, "cells": [\n{cells}\n]}}\n'
+
 
 @dataclass(frozen=True)
 class _Seen:
     """A cell and its records, by seed."""
 
     cell: Cell
+    key: str
+    """The same for cells of the same experiment."""
     records: Sequence[Record]
     yardstick: Sequence[Record]
     wanted: int
@@ -49,15 +60,18 @@ class _Seen:
 
 def render(table: Table, records: Mapping[str, Record], seeds: int) -> Rendered:
     """The table as far as there are records, of any seed; `seeds` are wanted of each cell."""
+    identify = cache(seedless)  # rows share yardsticks
     repeats: dict[str, list[Record]] = {}
     for record in sorted(records.values(), key=lambda record: record.seed):
         repeats.setdefault(seedless(record.told["experiment"]), []).append(record)
 
     def found(experiment: Experiment | None) -> list[Record]:
-        return [] if experiment is None else repeats.get(seedless(experiment), [])
+        return [] if experiment is None else repeats.get(identify(experiment), [])
 
     seen = {
-        (cell.row, cell.column): _Seen(cell, found(cell.experiment), found(cell.yardstick), seeds)
+        (cell.row, cell.column): _Seen(
+            cell, identify(cell.experiment), found(cell.experiment), found(cell.yardstick), seeds
+        )
         for cell in table.cells
     }
     there = {s.cell.row for s in seen.values() if s.records}
@@ -67,7 +81,7 @@ def render(table: Table, records: Mapping[str, Record], seeds: int) -> Rendered:
     told = conditions(list(used.values()))
     lines = [f"# {table.title}", ""]
     if table.rounds:
-        lines += [f"Cut to {table.rounds:,} rounds a cell.", ""]
+        lines += [f"Cut to {table.rounds:,} rounds a cell; the paper's numbers are of all.", ""]
     for view in table.views:
         lines += _view(view, rows, seen)
     lines += [_said(lacks), "", *_listed(told)]
@@ -210,7 +224,7 @@ def _verdict(s: _Seen, seen: Mapping[tuple[str, str], _Seen]) -> str:
 
 def _lacks(table: Table, seen: Mapping[tuple[str, str], _Seen], seeds: int) -> dict[str, Any]:
     """How many cells have no record, each seed counted, and which rows have none at all."""
-    once = {seedless(s.cell.experiment): s for s in seen.values()}
+    once = {s.key: s for s in seen.values()}
     there = sum(min(len(s.records), seeds) for s in once.values())
     shown = {s.cell.row for s in seen.values() if s.records}
     return {

@@ -90,6 +90,7 @@ def run_cell(
     if not resume and folder.path.exists():
         shutil.rmtree(folder.path)  # killed before anything was in it
     with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # each once, however many rounds give it
         result = simulate(
             task.experiment,
             device,
