@@ -24,6 +24,11 @@ def test_measures_of_a_record_made_by_hand():
     assert of("attack_success") == 0.3
     assert of("fpr") == pytest.approx((10 * 0.2 + 0.5) / 40)
     assert of("fnr") == pytest.approx((25 + 5 * 0.25) / 40)
+    # 13 of the 40 rounds are a third; the last one starts with round 27.
+    assert of("fpr_first_third") == pytest.approx((10 * 0.2 + 0.5) / 13)
+    assert of("fnr_first_third") == 1
+    assert of("fpr_last_third") == 0
+    assert of("fnr_last_third") == pytest.approx(3 * 0.25 / 13)
     # Rounds 10, 20, 30 and 40, which have the indices 9, 19, 29 and 39.
     assert of("fpr_sampled") == pytest.approx((0.2 + 0 + 0 + 0) / 4)
     assert of("fnr_sampled") == pytest.approx((1 + 1 + 0.25 + 0) / 4)

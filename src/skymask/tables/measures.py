@@ -70,6 +70,26 @@ MEASURES: Mapping[str, Measure] = {
         "rate",
         lambda record, cell: mean(record.fnr),
     ),
+    "fpr_first_third": Measure(
+        "FPR of the first third of the rounds",
+        "rate",
+        lambda record, cell: mean(_first_third(record.fpr)),
+    ),
+    "fnr_first_third": Measure(
+        "FNR of the first third of the rounds",
+        "rate",
+        lambda record, cell: mean(_first_third(record.fnr)),
+    ),
+    "fpr_last_third": Measure(
+        "FPR of the last third of the rounds",
+        "rate",
+        lambda record, cell: mean(_first_third(record.fpr[::-1])),
+    ),
+    "fnr_last_third": Measure(
+        "FNR of the last third of the rounds",
+        "rate",
+        lambda record, cell: mean(_first_third(record.fnr[::-1])),
+    ),
     "fpr_sampled": Measure(
         "FPR of every tenth round, as in the paper",
         "rate",
@@ -123,6 +143,10 @@ def difference(some: Statistic, other: Statistic) -> tuple[float, float | None]:
     if some.spread is None or other.spread is None:
         return gap, None
     return gap, math.sqrt(some.spread**2 / some.seeds + other.spread**2 / other.seeds)
+
+
+def _first_third(rates: Rates) -> Rates:
+    return rates[: max(1, len(rates) // 3)]
 
 
 def _inverted(record: Record) -> float | None:

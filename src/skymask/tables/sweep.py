@@ -5,6 +5,7 @@ GPU may have left it unusable. Processes end with the one that started them, how
 """
 
 import fcntl
+import gc
 import multiprocessing
 import os
 import signal
@@ -232,6 +233,8 @@ def _work(connection: Connection, device: str, out: Path, settings: dict[str, An
             continue
         try:
             record = run_cell(task, out, device, watch=watch, **settings)
+            gc.collect()  # others share the device: what the cell is done with is theirs
+            torch.cuda.empty_cache()
         except _Stopped:
             connection.send(("stopped", None))
         except Exception as error:
