@@ -27,7 +27,7 @@ def task(seed: int = 1, label: str = "row", **fields: Any) -> Task:
 
 
 LONG = task(attack=sm.MinSum(), defence=sm.SkyMask(), model="logistic", rounds=30)
-TASKS = [LONG, task(attack=sm.FangTrim(), defence=sm.FLDetector(), rounds=60), task(rounds=3)]
+TASKS = [LONG, task(attack=sm.FangTrim(), defence=sm.FLDetector(), rounds=15), task(rounds=3)]
 
 
 class Dies(sm.NoAttack):

@@ -82,3 +82,10 @@ def test_late_attackers_are_looked_at_from_their_first_round_on():
     assert (once.since, once.starts) == (None, LATE)
     assert cell("cifar-10 q=0.5 label-flip").since == 40
     assert cell("har label-flip").since == 20
+
+
+def test_rows_with_a_backdoor_bound_its_success():
+    assert cell("har 40% scaling").target.success == 0.25
+    assert cell("har one shot at 150").target.success == 0.25
+    assert cell("har mixed four").target.success == 0.25
+    assert cell("har min-max").target.success is None

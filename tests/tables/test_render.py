@@ -86,7 +86,8 @@ inverted 1 > 0 |
 | --- | --- |
 | digits scaling | 10.5 % [1/2] |
 
-5 of 10 cells are missing, each seed counted. 2 of 4 rows have no record and are not shown.
+5 of 10 cells are missing, each seed counted. 2 of 4 rows have no record of their own and are \
+not shown.
 
 - Records: 5, 7 rounds.
 - Device: 1x GPU (4); cpu, 2 cores (1)
@@ -133,15 +134,29 @@ def test_a_record_of_another_experiment_is_not_used():
 
 
 def test_a_cell_beside_others_that_has_no_record_is_missing():
-    (line,) = (
-        line
-        for line in render(TABLE, records(made_up(ALONE, 0.8)), 1).markdown.splitlines()
-        if line.startswith("| digits min-sum")
-    )
-    assert line == "| digits min-sum | 80.0 % |"  # no column without a record
     only_ours = records(made_up(OURS, 0.8), made_up(CLEAN, 0.7))
     text = render(TABLE, only_ours, 1).markdown
     assert "| digits min-sum | 80.0 % (89 %) | missing |" in text
+
+
+def test_a_row_with_nothing_but_a_shared_yardstick_is_not_shown():
+    shared = records(made_up(ALONE, 0.8))
+    assert "|" not in render(TABLE, shared, 1).markdown
+    assert "5 of 5 cells" not in render(TABLE, shared, 1).markdown
+    ours = records(made_up(ALONE, 0.8), made_up(OURS, 0.79))
+    lines = render(TABLE, ours, 1).markdown.splitlines()
+    assert [line[:16] for line in lines if line.startswith("| digits")] == ["| digits min-sum"]
+
+
+def test_a_backdoor_that_succeeds_misses_its_target():
+    target = Target(within=0.02, success=0.25)
+    table = dataclasses.replace(
+        TABLE, cells=tuple(dataclasses.replace(cell, target=target) for cell in CELLS)
+    )
+    held = records(made_up(ALONE, 0.8), made_up(SCALING, 0.8, success=0.1))
+    taken = records(made_up(ALONE, 0.8), made_up(SCALING, 0.8, success=0.995))
+    assert "| met |" in render(table, held, 1).markdown
+    assert "| attack success 99.5 % > 25 % |" in render(table, taken, 1).markdown
 
 
 def test_what_has_never_been_caught_and_what_fell_back_is_said():
@@ -151,8 +166,8 @@ def test_what_has_never_been_caught_and_what_fell_back_is_said():
     record.told["summary"]["fallbacks"] = 3
     text = render(table, records(record), 1).markdown
     assert "| never | caught never > 5 |" in text
-    assert "- In 1 cells nobody was accepted in some round." in text
-    assert "- Warning in 1 cells: odd" in text
+    assert "- Records with rounds in which nobody was accepted: 1." in text
+    assert "- Warning (1): odd" in text
 
 
 def test_a_table_that_is_cut_says_so():

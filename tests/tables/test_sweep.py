@@ -96,9 +96,9 @@ def test_a_sweep_whose_time_is_up_stops_and_goes_on_to_the_same_numbers(tmp_path
     assert 0 < done < LONG.rounds
     assert RunFolder(tmp_path / "runs" / LONG.key).load("cpu").rounds == done  # nothing is lost
     assert folders(tmp_path) == [LONG.key]  # the other one was not started
-    events.clear()
-    sweep([LONG], tmp_path, ["cpu"], 1, watch=events.append)
-    assert events[-1].kind == "finished"
+    first: list[dict] = []
+    run_cell(LONG, tmp_path, "cpu", watch=first.append)
+    assert first[0]["round"] == done
     assert same(records(tmp_path, [LONG]), {LONG.key: whole[LONG.key]})
 
 

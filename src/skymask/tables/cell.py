@@ -29,6 +29,8 @@ class Target:
     """Rounds among the first twenty in which both rates are one half or more, at most."""
     caught: int | None = None
     """Rounds until attackers that start late are caught, at most."""
+    success: float | None = None
+    """A backdoor's success, at most."""
     above: str | None = None
     """Accuracy not below that of this column of the row."""
 

@@ -13,11 +13,12 @@ all else as in section IV-A of the paper. Each row has
 Attackers that adapt are given the rule that they meet; the white box, which takes masks, is given
 SkyMask where it meets a rule without. Who attacks from round 150 on is looked at from there on. The
 rows on digits, of Dirichlet shares and of unequal sizes are of data, a model and partitions that no
-setting of the rule was chosen on.
+setting of the rule was chosen on. Where the attack has a backdoor, which costs no accuracy, its
+success is a target too: at most 25 %, where one class in six or ten would be without it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from skymask.attacks import (
@@ -41,6 +42,7 @@ from skymask.attacks import (
     StartsAt,
     WhiteBox,
 )
+from skymask.attacks.wrappers import backdoor_of
 from skymask.data import Dirichlet, Groups, SizeSkew
 from skymask.defences import FedAvg, FLTrust, SkyMask
 from skymask.defences.paper import PaperSkyMask
@@ -93,6 +95,8 @@ CIFAR = Setting(
 HAR = Setting("har", "har", 300, ("1.weight", "1.bias"), 2)
 DIGITS = Setting("digits q=0.5", "digits", 100, fields={"partition": Groups(0.5)})
 
+SUCCESS = 0.25
+"""What a backdoor may reach."""
 _HELD = Target(within=0.005, fpr=0.01, fnr=0.01, inverted=0)
 _TWO_POINTS = Target(within=0.02)
 _ONE_POINT = Target(within=0.01)
@@ -152,6 +156,8 @@ def _row(
         **fields,
     }
     clean = isinstance(attack, NoAttack)
+    if not callable(attack) and backdoor_of(attack) is not None:
+        target = replace(target, success=SUCCESS)
     yardstick = Experiment(honest_only=not clean, **common)
     yield Cell(label, ALONE, yardstick)
     rules: dict[str, Defence] = {OURS: SkyMask(), PRINTED: printed(setting.data)}

@@ -74,10 +74,9 @@ def render(table: Table, records: Mapping[str, Record], seeds: int) -> Rendered:
         )
         for cell in table.cells
     }
-    there = {s.cell.row for s in seen.values() if s.records}
-    rows = [row for row in table.rows if row in there]
+    rows = _with_records(table, seen)
     used = {id(record): record for s in seen.values() for record in s.records}
-    lacks = _lacks(table, seen, seeds)
+    lacks = _lacks(table, seen, rows, seeds)
     told = conditions(list(used.values()))
     lines = [f"# {table.title}", ""]
     if table.rounds:
@@ -209,6 +208,7 @@ def _verdict(s: _Seen, seen: Mapping[tuple[str, str], _Seen]) -> str:
         ("worst FPR", "worst", target.worst),
         ("inverted", "inverted", target.inverted),
         ("caught", "caught", target.caught),
+        ("attack success", "attack_success", target.success),
     ):
         if bound is None:
             continue
@@ -222,11 +222,25 @@ def _verdict(s: _Seen, seen: Mapping[tuple[str, str], _Seen]) -> str:
     return "not all measured" if unknown else "met"
 
 
-def _lacks(table: Table, seen: Mapping[tuple[str, str], _Seen], seeds: int) -> dict[str, Any]:
-    """How many cells have no record, each seed counted, and which rows have none at all."""
+def _with_records(table: Table, seen: Mapping[tuple[str, str], _Seen]) -> list[str]:
+    """The rows with a record of their own: a yardstick that others share does not count."""
+    shared = Counter(s.key for s in seen.values())
+    own = {s.cell.row for s in seen.values() if shared[s.key] == 1}
+    there = {
+        s.cell.row
+        for s in seen.values()
+        if s.records and (shared[s.key] == 1 or s.cell.row not in own)
+    }
+    return [row for row in table.rows if row in there]
+
+
+def _lacks(
+    table: Table, seen: Mapping[tuple[str, str], _Seen], rows: Sequence[str], seeds: int
+) -> dict[str, Any]:
+    """How many cells have no record, each seed counted, and which rows are not shown."""
     once = {s.key: s for s in seen.values()}
     there = sum(min(len(s.records), seeds) for s in once.values())
-    shown = {s.cell.row for s in seen.values() if s.records}
+    shown = set(rows)
     return {
         "cells": seeds * len(once),
         "missing": seeds * len(once) - there,
@@ -241,7 +255,7 @@ def _said(lacks: Mapping[str, Any]) -> str:
     said = f"{lacks['missing']:,} of {lacks['cells']:,} cells are missing, each seed counted."
     if lacks["empty_rows"]:
         empty = len(lacks["empty_rows"])
-        said += f" {empty} of {lacks['rows']} rows have no record and are not shown."
+        said += f" {empty} of {lacks['rows']} rows have no record of their own and are not shown."
     return said
 
 
@@ -265,8 +279,8 @@ def _listed(told: Mapping[str, Any]) -> list[str]:
         counted("Command", told["commands"], "`"),
     ]
     if told["fallbacks"]:
-        lines.append(f"- In {told['fallbacks']:,} cells nobody was accepted in some round.")
-    lines += [f"- Warning in {n:,} cells: {text}" for text, n in told["warnings"].items()]
+        lines.append(f"- Records with rounds in which nobody was accepted: {told['fallbacks']:,}.")
+    lines += [f"- Warning ({n:,}): {text}" for text, n in told["warnings"].items()]
     return lines
 
 
