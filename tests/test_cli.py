@@ -79,6 +79,7 @@ def test_options_reach_the_experiment(skymask, tmp_path):
         "--server-lr": 1.0,
         "--root-size": 40,
         "--root-bias": 0.3,
+        "--root-noise": 0.2,
         "--model": "mlp",
         "--attack": "min-sum:limit=max,direction=sign",
         "--defence": "skymask-nr:steps=5,gamma=2",
@@ -90,6 +91,7 @@ def test_options_reach_the_experiment(skymask, tmp_path):
     assert (e["clients"], e["participation"], e["malicious"], e["model"]) == (12, 0.5, 0.25, "mlp")
     assert e["local"] == {"steps": 2, "batch": 8, "lr": 0.1, "prox": 0.01}
     assert (e["server_lr"], e["root_size"], e["root_bias"]) == (1.0, 40, 0.3)
+    assert e["root_noise"] == 0.2
     settings = {"direction": "sign", "limit": "max", "knowledge": "all"}
     assert e["attack"] == {"name": "min-sum", "settings": settings}
     assert e["defence"]["name"] == "skymask-nr"

@@ -61,6 +61,8 @@ def test_defaults_are_the_papers():
         ("server_lr", float("inf"), "server_lr is inf"),
         ("root_size", 0, "root_size is 0"),
         ("root_bias", 1.5, "root_bias is 1.5 but must be between 0 and 1"),
+        ("root_noise", -0.1, "root_noise is -0.1 but must be between 0 and 1"),
+        ("root_noise", float("nan"), "root_noise is nan but must be between 0 and 1"),
     ],
 )
 def test_bad_field_says_value_and_bound(field, value, says):

@@ -47,6 +47,7 @@ ORDER = (
     "flower",
     "simulation",
     "progress",
+    "tables",
     "report",
     "cli",
     "__main__",

@@ -279,6 +279,33 @@ def test_resume_equals_uninterrupted(tmp_path, stop, monkeypatch):
     assert closeups[0].count("\n") == SHORT.rounds
 
 
+def test_a_watch_that_raises_ends_the_run_with_a_checkpoint_of_that_round(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def interrupt(record):
+        if record["round"] == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        sm.simulate(SHORT, device="cpu", out=tmp_path / "cut", watch=interrupt)
+    assert RunFolder(tmp_path / "cut").load(torch.device("cpu")).rounds == 5
+
+
+def test_a_run_from_before_a_field_was_there_can_be_resumed(tmp_path):
+    whole = sm.simulate(dataclasses.replace(SHORT, rounds=3), device="cpu", out=tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["experiment"]["root_noise"]
+    path.write_text(json.dumps(manifest))
+    experiment = dataclasses.replace(SHORT, rounds=3)
+    again = sm.simulate(experiment, device="cpu", out=tmp_path / "run", resume=True)
+    assert again.params.equal(whole.params)
+    other = dataclasses.replace(experiment, root_noise=0.1)
+    with pytest.raises(sm.InputError, match=r"has root_noise 0\.0, not 0\.1"):
+        sm.simulate(other, device="cpu", out=tmp_path / "run", resume=True)
+
+
 def test_resume_of_another_experiment_is_refused(tmp_path):
     sm.simulate(dataclasses.replace(SHORT, rounds=2), device="cpu", out=tmp_path / "run")
     other = dataclasses.replace(SHORT, rounds=2, malicious=0.1)

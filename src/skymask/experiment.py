@@ -81,6 +81,8 @@ class Experiment:
     root_size: int = 100
     root_bias: float = 0.1
     """The paper's p: share of one class in the root data set, the rest even."""
+    root_noise: float = 0.0
+    """Share of the root data set's labels that are wrong, drawn by the seed."""
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -119,7 +121,8 @@ class Experiment:
             0 < self.participation <= 1, "participation", self.participation, "above 0, at most 1"
         )
         require(0 < self.server_lr < float("inf"), "server_lr", self.server_lr, "a positive number")
-        require(0 <= self.root_bias <= 1, "root_bias", self.root_bias, "between 0 and 1")
+        for field in ("root_bias", "root_noise"):
+            require(0 <= getattr(self, field) <= 1, field, getattr(self, field), "between 0 and 1")
 
     def resolved(self) -> "Experiment":
         """The same experiment with the data set's defaults filled in.

@@ -57,7 +57,7 @@ class RunFolder:
         path = self.path / "manifest.json"
         if not path.exists():
             raise InputError(f"{self.path} holds no run (it has no manifest.json)")
-        loaded = _object(path, path.read_bytes())
+        loaded = read_object(path)
         if not isinstance(loaded.get("experiment"), dict):
             raise InputError(f"{path} is not a run's manifest: it describes no experiment")
         return loaded
@@ -66,7 +66,7 @@ class RunFolder:
     def summary(self) -> dict[str, Any] | None:
         """The summary of a run that has ended, else None."""
         path = self.path / "summary.json"
-        return _object(path, path.read_bytes()) if path.exists() else None
+        return read_object(path) if path.exists() else None
 
     def start(self, manifest: Mapping[str, Any]) -> None:
         """Make the folder for a new run; raises `InputError` as `require_free`, or if it cannot."""
@@ -200,6 +200,11 @@ def json_lines(path: Path, start: int = 0, count: int = 0) -> tuple[list[dict[st
     end = content.rfind(b"\n") + 1  # what follows the last line end is torn
     lines = content[:end].split(b"\n")[:-1]
     return [_object(path, x, f" line {i}") for i, x in enumerate(lines, count + 1)], start + end
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises `InputError` where the file holds something else."""
+    return _object(path, path.read_bytes())
 
 
 def _object(path: Path, content: bytes, where: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from skymask.types import Backdoor, Batch, ClientData, Dataset, Decision, Round,
 
 _CHECKPOINT_SECONDS = 5.0
 """Least time between two checkpoints; how often they are written changes no result."""
+_CHECKPOINT_COST = 20.0
+"""Least time between two checkpoints, in times that it took to write the last one."""
 _OWN_SAMPLES = 100
 """Clean samples that the attackers pool; as many as the server's root data set usually has."""
 
@@ -72,7 +74,8 @@ def simulate(
         resume: continue the run in `out` from its last checkpoint. On a CPU the finished run is
             bit for bit the one that was never interrupted, time fields aside.
         data_dir: where the data sets are (see `data.search_path`).
-        watch: called with each round's record as the round ends.
+        watch: called with each round's record as the round ends. An exception that it raises
+            ends the run there, with a checkpoint in `out`: nothing is lost when it is resumed.
         command: how the run was asked for, kept in the manifest.
 
     Raises:
@@ -103,8 +106,15 @@ def simulate(
         records = folder.cut(state.rounds)
     elif folder is not None:
         folder.start(manifest)
-    saved = -math.inf  # the first round is saved: a memory that cannot be shows at once
+    due = -math.inf  # the first round is saved: a memory that cannot be shows at once
     rounds = experiment.rounds or 0
+
+    def save(folder: RunFolder) -> float:
+        begin = time.monotonic()
+        folder.save(state)
+        end = time.monotonic()
+        return end + max(_CHECKPOINT_SECONDS, _CHECKPOINT_COST * (end - begin))
+
     for index in range(state.rounds, rounds):
         state, record, decision = _one_round(run, state)
         records.append(record)
@@ -113,11 +123,15 @@ def simulate(
                 clients = _participants(run, index)
                 folder.append_closeup({"round": index, **closeup(decision, clients)})
             folder.append(record)
-            if index + 1 == rounds or time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                folder.save(state)
-                saved = time.monotonic()
+            if index + 1 == rounds or time.monotonic() > due:
+                due = save(folder)
         if watch is not None:
-            watch(record)
+            try:
+                watch(record)
+            except BaseException:
+                if folder is not None:
+                    save(folder)
+                raise
     summary = summarise(records, experiment.seed, where)
     if folder is not None:
         folder.finish(summary)
@@ -149,7 +163,7 @@ def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path 
     )
     if not (e.clients and e.partition and e.local):
         raise InputError("the experiment is not resolved")
-    parts = divide(dataset, e.clients, e.partition, e.root_size, e.root_bias, seed)
+    parts = divide(dataset, e.clients, e.partition, e.root_size, e.root_bias, seed, e.root_noise)
     malicious = malicious_clients(e.clients, e.malicious, seed)
     if not malicious.any() and _attacks(e):
         warnings.warn(
@@ -346,9 +360,13 @@ def _same(some: Tensor, other: Tensor) -> bool:
 
 
 def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise `InputError` where the folder holds a run of another experiment."""
+    """Raise `InputError` where the folder holds a run of another experiment.
+
+    A field that the run's manifest is too old to have has its default.
+    """
+    usual = {field.name: field.default for field in fields(Experiment)}
     for name, value in wanted["experiment"].items():
-        before = found["experiment"].get(name)
+        before = found["experiment"].get(name, usual[name])
         if before != value:
             raise InputError(f"the run to resume has {name} {before!r}, not {value!r}")
     for name in ("versions", "device", "threads"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skymask.data.embedded import digits, synthetic
-from skymask.data.federation import divide, root_rows
+from skymask.data.federation import divide, root_rows, wrong_labels
 from skymask.data.partition import BySubject, Dirichlet, Groups, SizeSkew
 from skymask.errors import InputError
 from skymask.randomness import generator
@@ -127,6 +127,34 @@ def test_root_and_clients_share_no_sample_and_lose_none(partition, seed, size):
     # Labels stayed with their inputs.
     assert parts.clients.labels.equal(parts.clients.inputs.squeeze(1).long() % 3)
     assert parts.root.labels.equal(parts.root.inputs.squeeze(1).long() % 3)
+
+
+@pytest.mark.parametrize(("noise", "wrong"), [(0.0, 0), (0.1, 6), (0.99, 59), (1.0, 60)])
+def test_a_share_of_the_roots_labels_is_wrong_and_nothing_else(noise, wrong):
+    clean = divide(numbered(), 3, SizeSkew(), root_size=60)
+    noisy = divide(numbered(), 3, SizeSkew(), root_size=60, root_noise=noise)
+    assert (noisy.root.labels != clean.root.labels).sum() == wrong
+    assert noisy.root.labels.unique().tolist() == [0, 1, 2]
+    assert noisy.root.inputs.equal(clean.root.inputs)
+    assert noisy.clients.inputs.equal(clean.clients.inputs)
+    assert noisy.clients.labels.equal(clean.clients.labels)
+
+
+def test_which_labels_are_wrong_and_what_they_become_is_drawn():
+    labels = torch.arange(90) % 3
+    drawn = [wrong_labels(labels, 3, 0.5, generator(seed)) for seed in range(20)]
+    assert drawn[0].equal(wrong_labels(labels, 3, 0.5, generator(0)))
+    assert all((some != labels).sum() == 45 for some in drawn)
+    shifts = torch.stack([(some - labels) % 3 for some in drawn])
+    assert (shifts != 0).any(0).all()
+    assert 0.4 < (shifts == 1).sum() / (shifts != 0).sum() < 0.6
+    assert labels.equal(torch.arange(90) % 3)
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.1, float("nan")])
+def test_a_noise_outside_0_to_1_is_refused(noise):
+    with pytest.raises(InputError, match=r"root_noise is .* from 0 to 1"):
+        divide(numbered(), 3, SizeSkew(), root_size=20, root_noise=noise)
 
 
 def test_samples_lie_client_after_client():

@@ -1,6 +1,7 @@
-"""The command line: `skymask demo`, `run`, `report`, `watch`, `list`, `data`, `doctor`.
+"""The command line: `skymask demo`, `run`, `table`, `report`, `watch`, `list`, `data`, `doctor`.
 
     running.py     run, demo
+    tabling.py     table
     looking.py     list, data, doctor
     reporting.py   report, watch
     shared.py      what they share
@@ -19,6 +20,7 @@ from skymask.cli.looking import data_command, doctor, list_components
 from skymask.cli.reporting import report, watch
 from skymask.cli.running import demo, run
 from skymask.cli.shared import err, warn
+from skymask.cli.tabling import table
 from skymask.environment import reuse_memory
 from skymask.errors import InputError
 
@@ -32,6 +34,7 @@ app = typer.Typer(
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "run": run,
+    "table": table,
     "report": report,
     "watch": watch,
     "list": list_components,

@@ -79,6 +79,9 @@ def run(
     root_bias: Annotated[
         float, typer.Option(help="Share of one class in the root data set, p.")
     ] = 0.1,
+    root_noise: Annotated[
+        float, typer.Option(help="Share of the root data set's labels that are wrong.")
+    ] = 0.0,
     eval_every: Annotated[int, typer.Option(help="Rounds between two evaluations.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 1,
     seeds: Annotated[int, typer.Option(help="Repeat with this many seeds, from --seed on.")] = 1,
@@ -132,6 +135,7 @@ def run(
         eval_every=eval_every,
         root_size=root_size,
         root_bias=root_bias,
+        root_noise=root_noise,
         seed=seed,
     ).resolved()
     numbers = range(seed, seed + seeds)

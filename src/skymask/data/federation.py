@@ -89,10 +89,14 @@ def divide(
     root_size: int = 100,
     root_bias: float = 0.1,
     seed: int = 1,
+    root_noise: float = 0.0,
 ) -> Federation:
     """Draw the root set from the training rows, then divide the others among `clients`.
 
-    Randomness is keyed by `seed`: the root set stays the same whatever the partition. Raises
+    `root_noise` is the share of the root set's labels that are wrong (`wrong_labels`).
+
+    Randomness is keyed by `seed`: the root set stays the same whatever the partition, and its rows
+    whatever the noise. Raises
     `InputError` for labels outside 0..classes-1, inputs that are not finite, a root set larger
     than the data, and a partition that leaves a client without samples or loses or repeats some.
     """
@@ -112,7 +116,24 @@ def divide(
     rows = rest[_complete(parts, clients, len(rest), partition)]
     counts = torch.tensor([0] + [len(part) for part in parts])
     held = ClientData(train.inputs[rows], train.labels[rows], counts.cumsum(0), dataset.classes)
-    return Federation(held, Batch(train.inputs[root], train.labels[root]), test, dataset.classes)
+    labels = wrong_labels(
+        train.labels[root], dataset.classes, root_noise, keyed(seed, "root noise")
+    )
+    return Federation(held, Batch(train.inputs[root], labels), test, dataset.classes)
+
+
+def wrong_labels(labels: Tensor, classes: int, noise: float, generator: Generator) -> Tensor:
+    """`labels` (N,) of which a share `noise`, rounded, are wrong: a new tensor.
+
+    Which ones is drawn by the generator, and for each of them one of the other classes, all equally
+    likely. Raises `InputError` for a `noise` outside [0, 1].
+    """
+    require(0 <= noise <= 1, "root_noise", noise, "from 0 to 1")
+    chosen = torch.randperm(len(labels), generator=generator)[: round(noise * len(labels))]
+    shift = torch.randint(1, classes, (len(chosen),), generator=generator)
+    wrong = labels.clone()
+    wrong[chosen] = (labels[chosen] + shift) % classes
+    return wrong
 
 
 def _complete(parts: list[Tensor], clients: int, rows: int, partition: Partition) -> Tensor:

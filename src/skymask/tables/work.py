@@ -1,0 +1,110 @@
+"""One cell: a run in a folder of its own, resumed where it stopped, recorded when it ends.
+
+In a sweep's folder:
+
+    cells/IDENTITY.json    the record of a cell that is done; written whole or not at all
+    runs/IDENTITY/         the run folder of one that is not (`records`); removed when done
+    failed/IDENTITY.txt    why a cell failed the last time; removed when done
+"""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skymask.experiment import Experiment
+from skymask.records import RunFolder, json_text, read_object, replace_file, writing
+from skymask.simulation import simulate
+from skymask.tables.cell import Cell, identity
+from skymask.tables.record import compact
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell with a seed, to be run."""
+
+    label: str
+    """For people: row, column and seed, of the first cell that wants it."""
+    experiment: Experiment
+    key: str
+    """The experiment's identity."""
+
+    @classmethod
+    def of(cls, cell: Cell, seed: int) -> "Task":
+        """A cell's task for one seed."""
+        experiment = cell.seeded(seed).resolved()
+        return cls(f"{cell.row}, {cell.column}, seed {seed}", experiment, identity(experiment))
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds it takes in all."""
+        return self.experiment.rounds or 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are in a sweep's folder."""
+
+    out: Path
+
+    def record(self, key: str) -> Path:
+        """The record of a cell."""
+        return self.out / "cells" / f"{key}.json"
+
+    def run(self, key: str) -> RunFolder:
+        """The run folder of a cell."""
+        return RunFolder(self.out / "runs" / key)
+
+    def failure(self, key: str) -> Path:
+        """What went wrong with a cell."""
+        return self.out / "failed" / f"{key}.txt"
+
+    def rounds_done(self, key: str) -> int:
+        """How many rounds an unfinished cell has behind it, by the lines of its run folder."""
+        path = self.run(key).path / "rounds.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def run_cell(
+    task: Task,
+    out: Path,
+    device: str,
+    *,
+    jobs: int = 1,
+    data_dir: Path | None = None,
+    command: str | None = None,
+    watch: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """The record of `task`, run to its end; one that was stopped goes on where it was.
+
+    A process may be killed at any moment in here. What `watch` raises stops the run, which can be
+    gone on with; other exceptions are the run's own.
+    """
+    places = Places(out)
+    done, folder = places.record(task.key), places.run(task.key)
+    if done.exists():
+        return read_object(done)
+    resume = (folder.path / "manifest.json").exists()
+    if not resume and folder.path.exists():
+        shutil.rmtree(folder.path)  # killed before anything was in it
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # each once, however many rounds give it
+        result = simulate(
+            task.experiment,
+            device,
+            folder.path,
+            resume=resume,
+            data_dir=data_dir,
+            watch=watch,
+            command=command,
+        )
+    said = dict.fromkeys(str(warning.message) for warning in caught)
+    record = compact(folder.manifest, result.summary, result.rounds, jobs=jobs, warnings=[*said])
+    with writing(done):
+        done.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(done, json_text(record).encode() + b"\n")
+        shutil.rmtree(folder.path)
+        places.failure(task.key).unlink(missing_ok=True)
+    return record

@@ -1,0 +1,111 @@
+"""`skymask table` as a person uses it."""
+
+import json
+import sys
+
+import pytest
+
+from skymask.cli import main
+from skymask.experiment import to_json
+from skymask.tables import TABLES
+from skymask.tables.work import Task
+
+SMALL = [
+    "detection",
+    *("--rows", "digits q=0.5 min-sum", "--columns", "SkyMask"),
+    *("--rounds", "5", "--device", "cpu"),
+]
+HONEST = ["--columns", "honest*"]
+
+
+@pytest.fixture
+def table(capsys, monkeypatch, tmp_path):
+    """Call `skymask table` in a folder of its own; gives exit status, last line's JSON, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str):
+        monkeypatch.setattr(sys, "argv", ["skymask", "table", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        written = capsys.readouterr()
+        lines = written.out.splitlines()
+        told = json.loads(lines[-1]) if "--json" in arguments and not left.value.code else None
+        return left.value.code or 0, told, written.err
+
+    return call
+
+
+def test_a_table_is_planned_run_and_rendered(table, tmp_path):
+    _, plan, _ = table(*SMALL, *HONEST, "--seeds", "2", "--dry-run", "--json")
+    assert (plan["cells"], plan["to_run"], plan["rounds"]) == (4, 4, 20)
+    assert plan["cells_of_unknown_time"] == 4
+    assert not (tmp_path / "results").exists()
+
+    status, done, said = table(*SMALL, *HONEST, "--seeds", "1", "--jobs", "1", "--json")
+    assert status == 0
+    assert (done["run"], done["failed"], done["left"]) == (2, {}, 0)
+    assert "2 of 2: digits q=0.5 min-sum, " in said
+    folder = tmp_path / "results" / "tables"
+    markdown = (folder / "table-detection-5-rounds.md").read_text()
+    assert "| digits q=0.5 min-sum |" in markdown
+    assert "skymask table detection --rows 'digits q=0.5 min-sum'" in markdown
+    assert len(list((folder / "cells").iterdir())) == 2
+    assert done["files"]["md"] == "results/tables/table-detection-5-rounds.md"
+
+    _, plan, _ = table(*SMALL, *HONEST, "--seeds", "2", "--dry-run", "--json")
+    assert (plan["cells"], plan["to_run"], plan["cells_of_unknown_time"]) == (4, 2, 0)
+    assert plan["device_seconds"] > 0
+
+    _, again, said = table(*SMALL, *HONEST, "--seeds", "1", "--json")
+    assert (again["run"], again["left"], said) == (0, 0, "")
+    status, _, _ = table("detection", "--rounds", "5", "--seeds", "1", "--render")
+    assert status == 0
+    assert (folder / "table-detection-5-rounds.md").read_text() == markdown
+
+
+def test_a_failing_cell_is_named_and_the_exit_status_says_so(table, tmp_path):
+    """The checkpoint of its run is not one."""
+    folder = tmp_path / "results" / "tables"
+    cells = TABLES["detection"]().cut(5).select(["digits q=0.5 min-sum"], ["SkyMask"])
+    task = Task.of(cells[0], 1)
+    run = folder / "runs" / task.key
+    run.mkdir(parents=True)
+    (run / "manifest.json").write_text(json.dumps({"experiment": to_json(task.experiment)}))
+    (run / "checkpoint.safetensors").write_text("no")
+    status, _, said = table(*SMALL, "--seeds", "1", "--jobs", "1")
+    assert status == 1
+    assert f"failed: {task.label}: InputError: " in said
+    assert "is not a checkpoint of a run" in said
+    assert (folder / "failed" / f"{task.key}.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["5"], "table '5' is not known"),
+        (["detecton"], "did you mean 'detection'?"),
+        (["1", "--rows", "mnist*"], "--rows 'mnist*' matches none of 35"),
+        (["1", "--columns", "SkyMsk"], "--columns 'SkyMsk' matches none of 9"),
+        (["1", "--seeds", "0"], "seeds is 0 but must be at least 1"),
+        (["1", "--minutes", "0"], "minutes is 0.0 but must be above 0"),
+        (["1", "--jobs", "0"], "jobs is 0 but must be at least 1"),
+        (["1", "--rounds", "0"], "rounds is 0 but must be at least 1"),
+        (["1", "--device", "cuda:77"], "device 'cuda:77' cannot be used"),
+        (["1", "--rows", "har none", "--data-dir", "nowhere"], "data set 'har' is not in nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    table, tmp_path, monkeypatch, arguments, says
+):
+    monkeypatch.setattr("skymask.data.sources.SYSTEM_FOLDER", tmp_path / "none")
+    monkeypatch.setattr("skymask.data.sources.download.download", _offline)
+    status, _, said = table(*arguments)
+    assert status == 2
+    assert says in said
+    assert not (tmp_path / "results").exists()
+
+
+def _offline(*_: object) -> None:
+    from skymask.errors import InputError
+
+    raise InputError("no network")
