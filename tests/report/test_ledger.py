@@ -43,11 +43,9 @@ def test_a_folder_with_a_ledger_will_do(tmp_path: Path) -> None:
 
 
 def test_closeups_and_the_servers_own_evaluation(tmp_path: Path) -> None:
-    ledger = make_ledger(
-        tmp_path / "ledger.jsonl",
-        {"round": 2, "server_evaluation": {"loss": 0.3, "accuracy": 0.75}},
-    )
+    ledger = make_ledger(tmp_path / "ledger.jsonl")
     lines = [make_closeup(index, 2) | {"clients": ["11", "12"]} for index in (2, 3)]
+    lines.append({"round": 2, "server_evaluation": {"loss": 0.3, "accuracy": 0.75}})
     text = "".join(json.dumps(line) + "\n" for line in lines)  # round 3 has not ended
     (tmp_path / "ledger.closeups.jsonl").write_text(text)
     (run,) = read_runs([ledger])

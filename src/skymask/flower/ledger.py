@@ -21,8 +21,9 @@ VERSION = 1
 class Ledger:
     """The file of one federation. A run adds a line that says what it is, then one line a round.
 
-    Beside it, in a file of its own because its lines are long, lies what the last run's defence
-    knew of every node in some of the rounds. A server that is killed may leave a torn last line:
+    Beside it, in a file of its own so that the ledger stays a line a round, lies what the report
+    draws of the last run besides: what the defence knew of every node in some of the rounds, and
+    the server's own evaluations. A server that is killed may leave a torn last line:
     it is dropped at the next start.
     """
 
@@ -52,7 +53,7 @@ class Ledger:
 
     @property
     def closeups(self) -> Path:
-        """The file of what was known of every node: `ledger.closeups.jsonl` for `ledger.jsonl`."""
+        """The file beside it: `ledger.closeups.jsonl` for `ledger.jsonl`."""
         return self.path.with_suffix(".closeups.jsonl")
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -81,7 +82,13 @@ class Ledger:
     def append_closeup(self, index: int, nodes: Sequence[int], decision: Decision) -> None:
         """Add what the defence knew of each of the `nodes` in a round (`metrics.closeup`)."""
         known = closeup(decision, torch.arange(len(nodes)))
-        line = {"round": index, **known, "clients": [str(node) for node in nodes]}
+        self._append_beside({"round": index, **known, "clients": [str(node) for node in nodes]})
+
+    def append_evaluation(self, index: int, metrics: Mapping[str, Any]) -> None:
+        """Add what the server's own evaluation after a round gave."""
+        self._append_beside({"round": index, "server_evaluation": dict(metrics)})
+
+    def _append_beside(self, line: Mapping[str, Any]) -> None:
         with writing(self.closeups), self.closeups.open("a", encoding="utf-8") as file:
             file.write(json_text(line) + "\n")
 

@@ -412,7 +412,7 @@ class RobustStrategy(Strategy):
             if evaluate_fn and (metrics := evaluate_fn(index, arrays)) is not None:
                 result.evaluate_metrics_serverapp[index] = metrics
                 if self._ledger is not None:
-                    self._ledger.append({"round": index, "server_evaluation": dict(metrics)})
+                    self._ledger.append_evaluation(index, metrics)
                 _log.info("skymask: evaluation by the server: %s", dict(metrics))
             result.arrays = arrays
             self._keep(index, arrays, result)

@@ -56,7 +56,7 @@ class LedgerReader:
         for index, line in enumerate(lines[begin + 1 :], begin + 2):
             found.add(f"{self._path} line {index}", line)
         for index, line in enumerate(closeups, 1):
-            found.add_closeup(f"{beside} line {index}", line)
+            found.add_beside(f"{beside} line {index}", line)
         require_shallow(f"{self._path} line {begin + 1}", lines[begin])
         notes: tuple[str, ...] = ()
         if len(starts) > 1:
@@ -91,11 +91,12 @@ class _Federation:
             for part in seconds if isinstance(seconds, dict) else ():
                 took = number(where, seconds, part) or 0.0
                 self._stages[part] = self._stages.get(part, 0.0) + took
-        elif isinstance(line.get("server_evaluation"), dict):
-            self._accuracy[index] = _accuracy(where, line["server_evaluation"])
 
-    def add_closeup(self, where: str, line: Mapping[str, Any]) -> None:
+    def add_beside(self, where: str, line: Mapping[str, Any]) -> None:
         index = line.get("round")
+        if type(index) is int and isinstance(line.get("server_evaluation"), dict):
+            self._accuracy[index] = _accuracy(where, line["server_evaluation"])
+            return
         if type(index) is int and index not in self._places:
             return  # the round has not ended yet
         place = self._places[index] if type(index) is int else index
