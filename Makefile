@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types bench format clean
+.PHONY: help setup demo test test-all lint types docs bench format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ lint: $(STAMP) ## Check style and formatting
 types: $(STAMP) ## Check the types of src/skymask
 	$(BIN)/python -m mypy
 
+docs: $(STAMP) ## Build the documentation site into the folder site, warnings being errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(STAMP) ## Measure the SkyMask stage and whole rounds (Fashion-MNIST and HAR must be there)
 	$(BIN)/python -m benchmarks.stage
 	$(BIN)/python -m benchmarks.rounds
@@ -49,5 +52,5 @@ format: $(STAMP) ## Format the code and mend what the linter can
 	$(BIN)/python -m ruff format .
 
 clean: ## Remove .venv, caches and builds
-	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
