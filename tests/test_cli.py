@@ -328,3 +328,14 @@ def test_the_shell_completes_names():
     program = Path(sys.executable).with_name("skymask")
     done = subprocess.run([program], env=os.environ | line, capture_output=True, text=True)
     assert done.stdout.split() == ["fashion-mnist"]
+
+
+def test_numbers_go_to_a_tracker(skymask, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    logs = tmp_path / "logs"
+    done = skymask(*SMALL, "--seeds", 2, "--track", f"tensorboard:{logs}")
+    assert done.returncode == 0, done.stderr
+    assert {folder.name for folder in logs.iterdir()} == {"synthetic-seed-1", "synthetic-seed-2"}
+    done = skymask(*SMALL, "--track", "wandb:x")
+    assert done.returncode == 2
+    assert "track is 'wandb:x' but must be tensorboard:FOLDER or mlflow:URI" in done.stderr

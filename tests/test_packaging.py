@@ -47,6 +47,7 @@ ORDER = (
     "flower",
     "simulation",
     "progress",
+    "tracking",
     "tables",
     "report",
     "cli",

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from skymask.models import MODELS
 from skymask.progress import percent, round_progress
 from skymask.records import RunFolder
 from skymask.simulation import Result, simulate
+from skymask.tracking import tracker
 
 
 def run(
@@ -90,6 +92,12 @@ def run(
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this folder.", metavar="FOLDER")
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            help="Hand each round's numbers to a tracker: tensorboard:FOLDER or mlflow:URI."
+        ),
+    ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -99,7 +107,7 @@ def run(
     """
     if resume is not None:
         _only_with_resume(context)
-        _resume(resume, data, device, data_dir, as_json)
+        _resume(resume, data, device, data_dir, track, as_json)
         return
     if data is None:
         raise InputError(f"DATA is missing; choose one of: {', '.join(DATA_SETS)}")
@@ -149,9 +157,8 @@ def run(
     results = []
     for number, folder in folders.items():
         title = f"{defence} against {attack}" + (f", seed {number}" if seeds > 1 else "")
-        results.append(
-            _run(dataclasses.replace(experiment, seed=number), title, folder, device, data_dir)
-        )
+        seeded = dataclasses.replace(experiment, seed=number)
+        results.append(_run(seeded, title, folder, device, data_dir, track=track))
     _show(results, out_folder, as_json)
 
 
@@ -204,6 +211,7 @@ def _run(
     device: str | None,
     data_dir: Path | None,
     resume: bool = False,
+    track: str | None = None,
 ) -> Result:
     done = 0
     if (
@@ -212,8 +220,18 @@ def _run(
         and (checkpoint := RunFolder(folder).load(torch.device("cpu")))
     ):
         done = checkpoint.rounds
+    name = f"{experiment.data}-seed-{experiment.seed}" if folder is None else folder.name
     try:
-        with round_progress(title, experiment.rounds or 0, err, done) as watch:
+        with (
+            nullcontext() if track is None else tracker(track, experiment, name) as told,
+            round_progress(title, experiment.rounds or 0, err, done) as shown,
+        ):
+
+            def watch(record: dict[str, Any]) -> None:
+                shown(record)
+                if told is not None:
+                    told(record)
+
             return simulate(
                 experiment,
                 device,
@@ -234,7 +252,7 @@ def _run(
 
 def _only_with_resume(context: typer.Context) -> None:
     """Refuse options that a run which goes on cannot take: it goes on as it was started."""
-    kept = {"data", "resume", "device", "data_dir", "as_json"}
+    kept = {"data", "resume", "device", "data_dir", "track", "as_json"}
     for name in context.params:
         source = context.get_parameter_source(name)
         if name not in kept and source is not None and source.name == "COMMANDLINE":
@@ -245,7 +263,12 @@ def _only_with_resume(context: typer.Context) -> None:
 
 
 def _resume(
-    folder: Path, data: str | None, device: str | None, data_dir: Path | None, as_json: bool
+    folder: Path,
+    data: str | None,
+    device: str | None,
+    data_dir: Path | None,
+    track: str | None,
+    as_json: bool,
 ) -> None:
     experiment = from_json(RunFolder(folder).manifest["experiment"])
     if data is not None and data != experiment.data:
@@ -253,7 +276,8 @@ def _resume(
             f"DATA is {data!r} but the run in {folder} used {experiment.data!r}; leave DATA out"
         )
     title = f"resumed {folder.name}"
-    _show([_run(experiment, title, folder, device, data_dir, resume=True)], folder, as_json)
+    result = _run(experiment, title, folder, device, data_dir, resume=True, track=track)
+    _show([result], folder, as_json)
 
 
 def _show(results: list[Result], folder: Path | None, as_json: bool) -> None:
