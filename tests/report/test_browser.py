@@ -10,6 +10,7 @@ from skymask.records import KEPT, is_kept
 from skymask.report import write_report
 from tests.report.browser import Opened, browser, opened
 from tests.report.folders import RECORDS, evil_run, make_closeup, make_ledger, make_run
+from tests.report.test_tables import make_table
 
 pytestmark = pytest.mark.long
 NARROW, WIDE = {"width": 400, "height": 800}, {"width": 1200, "height": 900}
@@ -56,7 +57,7 @@ def buttons(page: Opened) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("kind", ["plain", "evil", "several", "ledger", "empty"])
+@pytest.mark.parametrize("kind", ["plain", "evil", "several", "ledger", "table", "empty"])
 def test_every_page_is_drawn_without_an_error_or_a_request(
     chromium: Any, tmp_path: Path, kind: str
 ) -> None:
@@ -69,6 +70,10 @@ def test_every_page_is_drawn_without_an_error_or_a_request(
             {"accuracy", "rates", "heat"},
         ),
         "ledger": lambda: ([make_ledger(tmp_path / "l.jsonl")], {"left-out", "heat", "stages"}),
+        "table": lambda: (
+            [make_table(tmp_path / "table.json")],
+            {"measure-accuracy", "measure-fpr"},
+        ),
         "empty": lambda: ([make_run(tmp_path / "run", records=[], summary=None)], set()),
     }[kind]()
     page = opened(chromium, write_report(paths))

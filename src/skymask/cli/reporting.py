@@ -12,7 +12,10 @@ from skymask.cli.shared import err, out, warn
 from skymask.errors import InputError, require
 
 Runs = Annotated[
-    list[Path], typer.Argument(help="Run folders, or ledgers of federations.", metavar="RUN...")
+    list[Path],
+    typer.Argument(
+        help="Run folders, ledgers of federations, or a table's JSON file.", metavar="RUN..."
+    ),
 ]
 
 
@@ -41,12 +44,13 @@ def report(
 
     --export writes the figures as files as well, for a paper or for a program of your own.
     """
-    from skymask.report import FORMATS, render_table, write_report
+    from skymask.report import FORMATS, is_table, render_table, write_report
     from skymask.report import export as export_figures
 
     if export is None and (formats or round_ is not None):
         raise InputError("--format and --round are about the files of --export FOLDER; give that")
-    out.print(render_table(runs))
+    if not any(map(is_table, runs)):  # a table has been printed as Markdown already
+        out.print(render_table(runs))
     with err.status("writing the report"):
         written = write_report(runs, out_file)
     out.print(f"report: {written}", soft_wrap=True, highlight=False)

@@ -5,7 +5,8 @@
                   closeups.py: what is known of each client in a round
     summary.py    what is said of a run, and the table for a terminal
     figures.py    curves over rounds, as plotly.js takes them; clients.py: single clients
-    page.py       the HTML page: page.html with style.css, page.js and clients.js inside it
+    tables.py     a table that `skymask table` wrote
+    page.py       the HTML pages: page.html and table.html with style.css and scripts inside them
     live.py       the same page while a run goes on (live.js), and in a terminal
     export.py     the figures as files
 
@@ -17,6 +18,7 @@ from skymask.report.figures import SMOOTHING
 from skymask.report.live import Watched, is_loopback, served, terminal
 from skymask.report.page import write_report
 from skymask.report.summary import render_table
+from skymask.report.tables import is_table
 
 __all__ = [
     "FORMATS",
@@ -24,6 +26,7 @@ __all__ = [
     "Watched",
     "export",
     "is_loopback",
+    "is_table",
     "render_table",
     "served",
     "terminal",

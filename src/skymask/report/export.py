@@ -16,6 +16,7 @@ from skymask.report import clients
 from skymask.report.page import content
 from skymask.report.read import read_runs
 from skymask.report.run import ABSENT, ACCEPTED, EXCLUDED, REJECTED, CloseUp, Run
+from skymask.report.tables import Table, drawing, is_table, read_table, shown
 
 FORMATS = ("svg", "png", "csv")
 _SIZE = {"width": 720, "height": 440}
@@ -40,7 +41,7 @@ def export(
     """Write every figure of the report on the runs at `paths` into `folder`; returns the files.
 
     Args:
-        paths: run folders and ledgers.
+        paths: run folders and ledgers, or one table.
         folder: made if it is not there; files of the same names are replaced.
         formats: of `FORMATS`; pictures are drawn by kaleido in a Chrome or Chromium.
         round: of the close-ups the one kept nearest to this round, counted from 1; the last
@@ -54,7 +55,8 @@ def export(
     for each in formats:
         require(each in FORMATS, "format", each, f"one of {', '.join(FORMATS)}")
     require(round is None or round >= 1, "round", round, "at least 1")
-    runs = read_runs(paths)
+    table = read_table(Path(paths[0])) if any(is_table(Path(path)) for path in paths) else None
+    runs = read_runs(paths) if table is None else []
     written: list[Path] = []
 
     def write(name: str, made: bytes) -> None:
@@ -66,12 +68,16 @@ def export(
             watch(folder / name)
 
     if "csv" in formats:
-        for name, (header, rows) in tables(runs).items():
+        made = tables(runs) if table is None else {"cells": table_cells(table)}
+        for name, (header, rows) in made.items():
             write(f"{name}.csv", _csv(header, rows))
     pictures = [each for each in formats if each != "csv"]
     if pictures:
         with _drawing() as draw:
-            for name, figure in drawings(runs, round).items():
+            figures = drawings(runs, round)
+            if table is not None:
+                figures = {measure: drawing(table, measure) for measure in shown(table)}
+            for name, figure in figures.items():
                 for each in pictures:
                     write(f"{name}.{each}", draw(_printed(figure), each))
     return written
@@ -107,6 +113,17 @@ def tables(runs: Sequence[Run]) -> dict[str, tuple[Row, Iterator[Row]]]:
             ((run.name, part, took) for run in runs for part, took in run.stages.items()),
         ),
     }
+
+
+def table_cells(table: Table) -> tuple[Row, Iterator[Row]]:
+    """Header and rows of a table: one row a measure of a cell."""
+    header = ("row", "column", "measure", "value", "spread", "published")
+    rows = (
+        (row, column, measure, each.value, each.spread, each.published)
+        for measure, values in table.values.items()
+        for (row, column), each in values.items()
+    )
+    return header, rows
 
 
 def _rounds(runs: Sequence[Run]) -> Iterator[Row]:

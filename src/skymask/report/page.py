@@ -24,6 +24,7 @@ from skymask.report import figures, summary
 from skymask.report.clients import explorer
 from skymask.report.read import read_runs
 from skymask.report.run import Run
+from skymask.report.tables import Table, drawing, is_table, read_table, shown
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
@@ -31,7 +32,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 
     Args:
         folders: run folders and ledgers of federations; a run that is still going, or was killed,
-            is shown as far as it got.
+            is shown as far as it got. Or one table, the JSON file that `skymask table` wrote.
         out: the file, ending in .html; without it `report.html` in the first folder. It is replaced
             atomically.
 
@@ -39,17 +40,82 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
         InputError: where a folder holds no run or damaged records, where plotly is not installed
             and where the file cannot be written; nothing is written then.
     """
-    runs = read_runs(folders)
+    if any(is_table(Path(path)) for path in folders):
+        if len(folders) > 1:
+            raise InputError(f"{len(folders)} paths are given but a table is reported by itself")
+        table, runs = read_table(Path(folders[0])), []
+    else:
+        table, runs = None, read_runs(folders)
     first = Path(folders[0])
     beside = first.parent if first.is_file() else first
     target = beside / "report.html" if out is None else Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"out is {str(target)!r} but must be a file whose name ends in .html")
-    text = page(runs, plotly_script())
+    plotly = plotly_script()
+    text = page(runs, plotly) if table is None else table_page(table, plotly)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         replace_file(target, text.encode("utf-8", "replace"))
     return target
+
+
+def table_page(table: Table, plotly: str) -> str:
+    """The HTML page on a table."""
+    ready = 'document.documentElement.dataset.ready = "yes";'
+    scripts = [plotly, packaged("page.js")]
+    measures = "".join(
+        f"""<section><h2>{_safe(name)}</h2><p>{_safe(table.measures[name])}</p>
+<figure><div class="plot free" id="measure-{_safe(name)}"></div></figure>
+<details><summary>The figure as numbers</summary>{_cells(table, name)}</details></section>"""
+        for name in shown(table)
+    )
+    commands = "".join(f'<pre tabindex="0"><code>{_safe(c)}</code></pre>' for c in table.commands)
+    data = _data("figures", {f"measure-{name}": drawing(table, name) for name in shown(table)})
+    return Template(packaged("table.html")).substitute(
+        policy=_policy([*scripts, ready]),
+        style=packaged("style.css"),
+        title=_safe(table.title),
+        facts=_pairs(table.facts, "facts"),
+        measures=measures or "<p>No cell is there yet.</p>",
+        again=commands or "<p>No record yet.</p>",
+        scripts=data + _elements(scripts),
+    )
+
+
+def _cells(table: Table, measure: str) -> str:
+    """A measure's numbers, what the paper printed beside them in parentheses."""
+
+    def told(row: str, column: str) -> str:
+        value = table.values[measure].get((row, column))
+        if value is None:
+            return "-"
+        spread = "" if value.spread is None else f" \u00b1 {100 * value.spread:.1f}"
+        beside = "" if value.published is None else f" ({100 * value.published:.0f} %)"
+        return f"{100 * value.value:.1f}{spread} %{beside}"
+
+    with_targets = measure == "accuracy" and bool(table.targets)
+    header = ["", *table.columns, *(["targets"] if with_targets else [])]
+    rows = [
+        [
+            row,
+            *(told(row, column) for column in table.columns),
+            *([table.targets.get(row, "-")] if with_targets else []),
+        ]
+        for row in table.rows
+    ]
+    return _table(measure, header, rows)
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """The content security policy that lets exactly these scripts run, and no request out."""
+    return (
+        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; "
+        "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _elements(scripts: Sequence[str]) -> str:
+    return "".join(f"<script>{script}</script>\n" for script in scripts)
 
 
 def plotly_script() -> str:
@@ -119,10 +185,7 @@ def page(runs: Sequence[Run], plotly: str, live: str | None = None) -> str:
     scripts = [plotly, packaged("page.js"), packaged("clients.js")]
     if live is not None:
         scripts.append(live)
-    policy = (
-        f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; "
-        "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
+    policy = _policy(scripts)
     if live is not None:
         policy += "; connect-src 'self'"
     data = _data("figures", shown.figures) + _data("clients", explorers(runs))
@@ -130,7 +193,7 @@ def page(runs: Sequence[Run], plotly: str, live: str | None = None) -> str:
         shown.parts,
         policy=policy,
         style=packaged("style.css"),
-        scripts=data + "".join(f"<script>{script}</script>\n" for script in scripts),
+        scripts=data + _elements(scripts),
     )
 
 
