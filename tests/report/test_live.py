@@ -95,6 +95,14 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
             pass
 
 
+def test_every_address_at_once_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"host is '0\.0\.0\.0' but must be one address"),
+        served(Watched([tmp_path]), host="0.0.0.0"),
+    ):
+        pass
+
+
 def test_only_what_is_new_is_sent(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", records=RECORDS[:2], summary=None)
     with watching(run) as address:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from skymask.errors import InputError
+from skymask.errors import InputError, require
 from skymask.progress import percent
 from skymask.records import CLOSEUPS, ROUNDS, json_text
 from skymask.report.ledger import BESIDE, LEDGER
@@ -24,6 +24,8 @@ from skymask.report.run import Run
 from skymask.report.summary import clean, component, duration, facts, headline
 
 _FILES = ("manifest.json", ROUNDS, CLOSEUPS, "summary.json", LEDGER)
+_EVERY = ("", "0.0.0.0", "::")
+"""What stands for every address of a machine."""
 _LAST = 8  # rounds in the terminal's table
 
 
@@ -96,6 +98,7 @@ def served(watched: Watched, host: str = "127.0.0.1", port: int = 0) -> Iterator
     under a name of its own. With port 0 any free one is taken. Raises `InputError` where the
     address cannot be had.
     """
+    require(host not in _EVERY, "host", host, "one address of this machine: requests must name it")
     plotly = plotly_script()
     try:
         server = ThreadingHTTPServer((host, port), BaseHTTPRequestHandler)
@@ -115,7 +118,7 @@ def served(watched: Watched, host: str = "127.0.0.1", port: int = 0) -> Iterator
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     thread.start()
     try:
-        yield f"http://{host if ':' not in host else f'[{host}]'}:{number}/"
+        yield f"http://{host}:{number}/"
     finally:
         server.shutdown()
         server.server_close()
