@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 from rich.live import Live
-from rich.progress import Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from skymask.cli.shared import err, out, warn
 from skymask.errors import InputError, require
@@ -56,15 +62,18 @@ def report(
     out.print(f"report: {written}", soft_wrap=True, highlight=False)
     if export is None:
         return
-    bar = Progress(TextColumn("{task.description}"), console=err, disable=not err.is_terminal)
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+    bar = Progress(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal)
     with bar:
-        task = bar.add_task("drawing the figures")
+        task = bar.add_task("drawing the figures", total=None)
         found = export_figures(
             runs,
             export,
             formats or FORMATS,
             round_,
-            lambda file: bar.update(task, description=f"wrote {file.name}"),
+            lambda file, done, whole: bar.update(
+                task, description=file.name, completed=done, total=whole
+            ),
         )
     out.print(f"figures: {len(found)} files in {export}", soft_wrap=True, highlight=False)
 

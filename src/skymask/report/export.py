@@ -36,7 +36,7 @@ def export(
     folder: Path,
     formats: Sequence[str] = FORMATS,
     round: int | None = None,
-    watch: Callable[[Path], None] | None = None,
+    watch: Callable[[Path, int, int], None] | None = None,
 ) -> list[Path]:
     """Write every figure of the report on the runs at `paths` into `folder`; returns the files.
 
@@ -46,7 +46,7 @@ def export(
         formats: of `FORMATS`; pictures are drawn by kaleido in a Chrome or Chromium.
         round: of the close-ups the one kept nearest to this round, counted from 1; the last
             without it.
-        watch: called with each file as it is written.
+        watch: called with each file as it is written, how many there are now, and will be.
 
     Raises:
         InputError: for damaged records, a format that there is not, a round below 1, no kaleido or
@@ -57,6 +57,16 @@ def export(
     require(round is None or round >= 1, "round", round, "at least 1")
     table = read_table(Path(paths[0])) if any(is_table(Path(path)) for path in paths) else None
     runs = read_runs(paths) if table is None else []
+    numbers: dict[str, tuple[Row, Iterator[Row]]] = {}
+    figures: dict[str, dict[str, Any]] = {}
+    pictures = [each for each in formats if each != "csv"]
+    if "csv" in formats:
+        numbers = tables(runs) if table is None else {"cells": table_cells(table)}
+    if pictures and table is None:
+        figures = drawings(runs, round)
+    elif pictures and table is not None:
+        figures = {measure: drawing(table, measure) for measure in shown(table)}
+    whole = len(numbers) + len(figures) * len(pictures)
     written: list[Path] = []
 
     def write(name: str, made: bytes) -> None:
@@ -65,18 +75,12 @@ def export(
             replace_file(folder / name, made)
         written.append(folder / name)
         if watch is not None:
-            watch(folder / name)
+            watch(folder / name, len(written), whole)
 
-    if "csv" in formats:
-        made = tables(runs) if table is None else {"cells": table_cells(table)}
-        for name, (header, rows) in made.items():
-            write(f"{name}.csv", _csv(header, rows))
-    pictures = [each for each in formats if each != "csv"]
-    if pictures:
+    for name, (header, rows) in numbers.items():
+        write(f"{name}.csv", _csv(header, rows))
+    if figures:
         with _drawing() as draw:
-            figures = drawings(runs, round)
-            if table is not None:
-                figures = {measure: drawing(table, measure) for measure in shown(table)}
             for name, figure in figures.items():
                 for each in pictures:
                     write(f"{name}.{each}", draw(_printed(figure), each))
