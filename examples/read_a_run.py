@@ -1,6 +1,7 @@
 """A run's folder, read: who was thrown out, how often and why, and a figure of your own.
 
 Writes a run and a page with a figure into a new folder, whose name it prints.
+The figure needs plotly: `pip install plotly`.
 """
 
 import json

@@ -27,7 +27,7 @@ def reuse_memory() -> bool:
 
 def installed() -> dict[str, str]:
     """Versions of all that SkyMask uses, also where only some features need it."""
-    others = ("safetensors", "typer", "rich", "plotly", "triton")
+    others = ("safetensors", "typer", "rich", "triton")
     return versions() | {package: _version(package) for package in others}
 
 

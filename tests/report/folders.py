@@ -6,14 +6,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from skymask.attacks import MinSum
 from skymask.defences import SkyMask
 from skymask.experiment import Experiment, to_json
 from skymask.records import RunFolder
-
-pytest.importorskip("plotly", reason="the report needs plotly")
 
 EXPERIMENT = Experiment(
     data="digits", attack=MinSum(), defence=SkyMask(), malicious=0.25, clients=8, rounds=4

@@ -22,7 +22,7 @@ from skymask.report.read import read_runs
 from skymask.report.run import ABSENT, EXCLUDED, REJECTED, Run, VerdictLog, Verdicts
 from tests.report.folders import make_closeup, make_run
 
-go = pytest.importorskip("plotly.graph_objects", reason="the report needs plotly")
+go = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 KINDS = {"u1": np.uint8, "i4": np.int32, "f4": np.float32}
 
 

@@ -8,7 +8,7 @@ from skymask.experiment import to_json
 from skymask.report import SMOOTHING, write_report
 from tests.report.folders import EXPERIMENT, Page, make_run
 
-go = pytest.importorskip("plotly.graph_objects", reason="the report needs plotly")
+go = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 
 
 def test_figures_hold_every_value_at_its_round(tmp_path: Path) -> None:

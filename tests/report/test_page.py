@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from skymask.errors import InputError
 from skymask.experiment import Experiment, from_json
 from skymask.records import RunFolder
 from skymask.report import write_report
+from skymask.report.page import PLOTLY, packaged
 from tests.report.folders import EVIL, EXPERIMENT, Page, evil_run, make_run
 
 
@@ -45,12 +45,10 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "taken.html"]
 
 
-def test_without_plotly_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(InputError, match=r"^report needs plotly: pip install plotly$"):
-        write_report([make_run(tmp_path / "run")])
+def test_plotly_is_the_published_file_with_its_licence() -> None:
+    digest = "79542150855a52c567260e3137095dbe2b744e6d702a5cabe67da246942fba7a"
+    assert hashlib.sha256(packaged(PLOTLY).encode()).hexdigest() == digest
+    assert "Plotly Technologies" in packaged("plotly/LICENSE")
 
 
 # Text of a folder is never trusted

@@ -13,7 +13,7 @@ from skymask.report import export, write_report
 from skymask.report.tables import drawing, read_table
 from tests.report.folders import EVIL, Page, make_run
 
-go = pytest.importorskip("plotly.graph_objects", reason="the report needs plotly")
+go = pytest.importorskip("plotly.graph_objects", reason="plotly is not installed")
 
 
 def cell(row: str, column: str, accuracy: float, **more: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@
     figures.py    curves over rounds, as plotly.js takes them; clients.py: single clients
     tables.py     a table that `skymask table` wrote
     page.py       the HTML pages: page.html and table.html with style.css and scripts inside them
+    plotly/       plotly.js as published (npm: plotly.js-cartesian-dist-min 4.1.1), MIT licence
     live.py       the same page while a run goes on (live.js), and in a terminal
     export.py     the figures as files
 

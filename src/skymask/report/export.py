@@ -13,7 +13,7 @@ import numpy as np
 from skymask.errors import InputError, require
 from skymask.records import replace_file, writing
 from skymask.report import clients
-from skymask.report.page import content
+from skymask.report.page import PLOTLY, content
 from skymask.report.read import read_runs
 from skymask.report.run import ABSENT, ACCEPTED, EXCLUDED, REJECTED, CloseUp, Run
 from skymask.report.tables import Table, drawing, is_table, read_table, shown
@@ -209,7 +209,7 @@ def _drawing() -> Iterator[Callable[[dict[str, Any], str], bytes]]:
         scale = 3 if format == "png" else 1
         return bytes(kaleido.calc_fig_sync(figure, opts={"format": format, "scale": scale}))
 
-    with as_file(files("plotly") / "package_data" / "plotly.min.js") as script:
+    with as_file(files("skymask.report") / PLOTLY) as script:
         try:
             kaleido.start_sync_server(plotlyjs=script, mathjax=False, silence_warnings=True)
             yield draw

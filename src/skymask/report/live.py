@@ -18,7 +18,7 @@ from skymask.errors import InputError, require
 from skymask.progress import percent
 from skymask.records import CLOSEUPS, ROUNDS, json_text
 from skymask.report.ledger import BESIDE, LEDGER
-from skymask.report.page import content, explorers, packaged, page, plotly_script
+from skymask.report.page import content, explorers, packaged, page
 from skymask.report.read import Reader, readers
 from skymask.report.run import Run
 from skymask.report.summary import clean, component, duration, facts, headline
@@ -99,7 +99,6 @@ def served(watched: Watched, host: str = "127.0.0.1", port: int = 0) -> Iterator
     address cannot be had.
     """
     require(host not in _EVERY, "host", host, "one address of this machine: requests must name it")
-    plotly = plotly_script()
     try:
         server = ThreadingHTTPServer((host, port), BaseHTTPRequestHandler)
     except (OSError, OverflowError) as error:
@@ -112,7 +111,7 @@ def served(watched: Watched, host: str = "127.0.0.1", port: int = 0) -> Iterator
     class Handler(_Handler):
         pass
 
-    Handler.watched, Handler.plotly, Handler.names = watched, plotly, names
+    Handler.watched, Handler.names = watched, names
     server.RequestHandlerClass = Handler
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
@@ -141,7 +140,6 @@ def _names(host: str) -> set[str]:
 
 class _Handler(BaseHTTPRequestHandler):
     watched: Watched
-    plotly: str
     names: set[str]
     timeout = 30.0
 
@@ -153,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = urlsplit(self.path)
         version, runs = self.watched.runs()
         if asked.path == "/":
-            text = page(runs, self.plotly, packaged("live.js"))
+            text = page(runs, packaged("live.js"))
             self._send(HTTPStatus.OK, "text/html", text)
         elif asked.path == "/content.json":
             found: dict[str, object] = {"version": version, "state": self.watched.state()}
