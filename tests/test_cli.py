@@ -302,6 +302,8 @@ def test_watch_says_where_it_is_and_ends_with_ctrl_c(tmp_path):
         [sys.executable, "-m", "skymask.cli", "watch", tmp_path / "later"],
         stdout=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background of a script, children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert watch.stdout is not None
     address = watch.stdout.readline().strip()

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from skymask.clients import LocalSGD, Schedule, plan
 from skymask.flat import flat_model, gradient, root_loss
 from skymask.kernels import fused_state
 from skymask.masks import MaskTraining, PlainState
 from skymask.models import ResNet20, cnn
-from skymask.types import Batch
+from skymask.types import Batch, ClientData
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -58,6 +59,24 @@ def test_a_loss_that_waits_for_the_device_is_not_recorded_and_still_right():
     loss = root_loss(model, waiting, buffers)
     assert far(loss.gradient(params, batch), gradient(loss, params, batch)) < 1e-4
     assert list(loss.graphs.values()) == [None]
+
+
+@pytest.mark.parametrize(("make", "shape"), [(cnn, (1, 28, 28)), (ResNet20, (3, 32, 32))])
+def test_recorded_training_equals_the_usual_one(make, shape):
+    draw = torch.Generator().manual_seed(7)
+    inputs, labels = torch.rand(90, *shape, generator=draw), torch.arange(90) % 10
+    data = ClientData(inputs, labels, torch.tensor([0, 20, 50, 90]), 10).to(torch.device("cuda"))
+    model = flat_model(make()).to(torch.device("cuda"))
+    trainer = plan(model, F.cross_entropy, LocalSGD(2, 16, 0.1), data, chunk=2)
+    params, buffers = model.initial()
+    for seed, clients in enumerate([[0, 1, 2]] * 4 + [[2, 0]] + [[0, 1]] * 3):
+        updates, after = trainer(params, buffers, data, clients, seed)
+        schedule = Schedule.of(data, clients, trainer.local)
+        usual, usual_after = trainer._together(params, buffers, data, schedule, seed)
+        assert far(updates, usual) < 1e-3
+        assert not buffers.numel() or far(after, usual_after) < 1e-3
+        params = params + updates.mean(0)
+    assert trainer.latest.graph is not None
 
 
 def test_masks_on_the_gpu_equal_masks_on_the_cpu():

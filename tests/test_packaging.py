@@ -29,6 +29,7 @@ ORDER = (
     "randomness",
     "environment",
     "components",
+    "recording",
     "flat",
     "geometry",
     "data",

@@ -8,7 +8,7 @@ update's norm), whatever the chunk size.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from torch.func import functional_call, grad, vmap
 from skymask.errors import require, require_count
 from skymask.flat import FlatModel, SampleLoss
 from skymask.randomness import hashed, key
+from skymask.recording import Recorded, recorded
 from skymask.types import ClientData
 
 
@@ -57,6 +58,7 @@ class Trainer:
     module: nn.Module
     note: str | None = None
     """Why the loop was taken, where that is worth telling a person."""
+    latest: "_Latest" = field(default_factory=lambda: _Latest())
 
     def __call__(
         self, params: Tensor, buffers: Tensor, data: ClientData, clients: Sequence[int], seed: int
@@ -73,18 +75,76 @@ class Trainer:
         Returns:
             Updates W_i - W_t, (n, d), and the clients' own buffers, (n, b).
         """
+        if self.path == "loop":
+            return self._one_by_one(params, buffers, data, clients, seed)
+        if params.device.type != "cuda":
+            return self._together(
+                params, buffers, data, Schedule.of(data, clients, self.local), seed
+            )
+        start = torch.tensor(seed, device=params.device)
+        graph = self._recorded(params, buffers, data, clients, start)
+        if graph is not None:
+            updates, after = graph(params, buffers, start)
+            return updates, after
+        schedule = Schedule.of(data, clients, self.local)
+        return self._together(params, buffers, data, schedule, start)
+
+    def _recorded(
+        self,
+        params: Tensor,
+        buffers: Tensor,
+        data: ClientData,
+        clients: Sequence[int],
+        start: Tensor,
+    ) -> Recorded | None:
+        """The recorded training of `clients`; None where there is none (yet).
+
+        It takes several times as long to record as to run, so that clients who are drawn anew in
+        every round are not recorded.
+        """
+        latest, wanted = self.latest, (id(data.inputs), id(data.labels), *clients)
+        if latest.wanted != wanted:
+            latest.wanted, latest.calls, latest.graph = wanted, 0, None
+        latest.calls += 1
+        if latest.calls == 2:
+            schedule = Schedule.of(data, clients, self.local)
+
+            def train(params: Tensor, buffers: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+                return self._together(params, buffers, data, schedule, seed)
+
+            latest.graph = recorded(train, params, buffers, start)
+        return latest.graph
+
+    def _together(
+        self,
+        params: Tensor,
+        buffers: Tensor,
+        data: ClientData,
+        schedule: "Schedule",
+        seed: int | Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Train the clients of `schedule`, `chunk` of them at once."""
+        rows = schedule.rows(seed)
+        updates = params.new_empty(len(rows), params.numel())
+        after = buffers.new_empty(len(rows), buffers.numel())
+        for start in range(0, len(rows), self.chunk):
+            at = slice(start, start + self.chunk)
+            updates[at], after[at] = self._vmap(params, buffers, data, rows[at])
+        return updates, after
+
+    def _one_by_one(
+        self, params: Tensor, buffers: Tensor, data: ClientData, clients: Sequence[int], seed: int
+    ) -> tuple[Tensor, Tensor]:
         rows = batch_rows(data, clients, self.local, seed)
-        train = self._vmap if self.path == "vmap" else self._loop
         updates = params.new_empty(len(clients), params.numel())
         after = buffers.new_empty(len(clients), buffers.numel())
-        width = self.chunk if self.path == "vmap" else 1
-        for start in range(0, len(clients), width):
-            at = slice(start, start + width)
-            updates[at], after[at] = train(params, buffers, data, rows[at], (seed, clients[at]))
+        for i, client in enumerate(clients):
+            draw = key(seed, "module", client)
+            updates[i], after[i] = self._loop(params, buffers, data, rows[i], draw)
         return updates, after
 
     def _vmap(
-        self, params: Tensor, buffers: Tensor, data: ClientData, rows: Tensor, _: object
+        self, params: Tensor, buffers: Tensor, data: ClientData, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Train a chunk; `rows` (chunk, steps, batch)."""
         n = len(rows)
@@ -113,17 +173,16 @@ class Trainer:
         buffers: Tensor,
         data: ClientData,
         rows: Tensor,
-        draw: tuple[int, Sequence[int]],
+        draw: int,
     ) -> tuple[Tensor, Tensor]:
-        """Train one client; `rows` (1, steps, batch)."""
+        """Train one client; `rows` (steps, batch)."""
         moved, state = params.clone(), buffers
-        seed, (client,) = draw
         devices = [params.device] if params.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.enable_grad():
             # Dropout and its like draw from torch's own generator: key that too, per client.
-            torch.manual_seed(key(seed, "module", client))  # noqa: TID251
+            torch.manual_seed(draw)  # noqa: TID251
             for step in range(self.local.steps):
-                inputs, labels = data.inputs[rows[0, step]], data.labels[rows[0, step]]
+                inputs, labels = data.inputs[rows[step]], data.labels[rows[step]]
                 named = self.model.tensors(moved, state)
                 trained = [named[name].detach().requires_grad_() for name in self.model.layers]
                 named.update(zip(self.model.layers, trained, strict=True))
@@ -135,7 +194,7 @@ class Trainer:
                 for at, gradient in zip(self.model.layers.values(), gradients, strict=True):
                     if gradient is not None:
                         moved[at].add_(gradient.reshape(-1), alpha=-self.local.lr)
-        return (moved - params)[None], state[None]
+        return moved - params, state
 
 
 def plan(
@@ -170,33 +229,76 @@ def plan(
     return Trainer(model, loss, local, "vmap", _chunk(draft, data), shared)
 
 
-def batch_rows(data: ClientData, clients: Sequence[int], local: LocalSGD, seed: int) -> Tensor:
-    """Which rows of `data` each client sees at each step: (n, steps, batch) int64.
+@dataclass(eq=False)
+class _Latest:
+    """On CUDA: whom a trainer has trained last, how often in a row, and how to do it again."""
+
+    wanted: tuple[int, ...] = ()
+    calls: int = 0
+    graph: Recorded | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Which rows each client sees at each step, but for the random orders.
 
     A client's stream of samples is one random order of its rows after another (epochs); step t
-    takes entries t * batch to (t + 1) * batch - 1. The order is sorted by a hash of (seed, client,
-    epoch, slot), so it depends on nothing else. All clients in one sort, no loop.
+    takes entries t * batch to (t + 1) * batch - 1.
     """
-    device = data.inputs.device
-    ids = torch.as_tensor(clients, dtype=torch.int64)
-    counts, starts = data.counts[ids], data.offsets[ids]
-    need = local.steps * local.batch
-    epochs = (need + counts - 1) // counts
-    widest = int(counts.max())
-    owner = torch.repeat_interleave(torch.arange(len(ids)), epochs)
-    first = epochs.cumsum(0) - epochs
-    epoch = torch.arange(len(owner)) - first[owner]
-    slot = torch.arange(need)
-    pair = first[:, None] + slot // counts[:, None]  # (n, need): which (client, epoch) row
-    place = slot % counts[:, None]  # (n, need): where in that epoch's order
-    columns = torch.arange(widest, device=device)
-    order = hashed(seed, ids[owner, None].to(device), epoch[:, None].to(device), columns)
-    order = order.masked_fill(
-        columns >= counts[owner, None].to(device), torch.iinfo(torch.int64).max
-    )
-    order = order.argsort(1)
-    rows = starts[:, None].to(device) + order[pair.to(device), place.to(device)]
-    return rows.view(len(ids), local.steps, local.batch)
+
+    shape: tuple[int, int, int]
+    """Clients n, steps, batch."""
+    owner: Tensor
+    """(e, 1): the client of each of the e orders that are needed."""
+    epoch: Tensor
+    """(e, 1): its number among that client's."""
+    columns: Tensor
+    """(widest,): the places in an order."""
+    beyond: Tensor
+    """(e, widest) bool: where a client has no such sample."""
+    starts: Tensor
+    """(n, 1): each client's first row."""
+    pair: Tensor
+    """(n, steps * batch): the order that each sample comes from."""
+    place: Tensor
+    """(n, steps * batch): its place in there."""
+
+    @classmethod
+    def of(cls, data: ClientData, clients: Sequence[int], local: LocalSGD) -> "Schedule":
+        """The schedule of `clients`, indices into `data`, on the data's device."""
+        ids = torch.as_tensor(clients, dtype=torch.int64)
+        counts, starts = data.counts[ids], data.offsets[ids]
+        need = local.steps * local.batch
+        epochs = (need + counts - 1) // counts
+        owner = torch.repeat_interleave(torch.arange(len(ids)), epochs)
+        first = epochs.cumsum(0) - epochs
+        slot, columns = torch.arange(need), torch.arange(int(counts.max()))
+        parts = (
+            ids[owner, None],
+            (torch.arange(len(owner)) - first[owner])[:, None],
+            columns,
+            columns >= counts[owner, None],
+            starts[:, None],
+            first[:, None] + slot // counts[:, None],
+            slot % counts[:, None],
+        )
+        device = data.inputs.device
+        return cls((len(ids), local.steps, local.batch), *(part.to(device) for part in parts))
+
+    def rows(self, seed: int | Tensor) -> Tensor:
+        """The rows of the data, (n, steps, batch) int64.
+
+        Each order is sorted by a hash of (seed, client, epoch, slot), so it depends on nothing
+        else. All clients in one sort, no loop.
+        """
+        order = hashed(seed, self.owner, self.epoch, self.columns)
+        order = order.masked_fill(self.beyond, torch.iinfo(torch.int64).max).argsort(1)
+        return (self.starts + order[self.pair, self.place]).view(self.shape)
+
+
+def batch_rows(data: ClientData, clients: Sequence[int], local: LocalSGD, seed: int) -> Tensor:
+    """Which rows of `data` each client sees at each step: (n, steps, batch) int64."""
+    return Schedule.of(data, clients, local).rows(seed)
 
 
 def _convolves(module: nn.Module) -> bool:
@@ -217,7 +319,7 @@ def _vmap_problem(trainer: Trainer, data: ClientData) -> str | None:
         # Where a batching rule is missing vmap warns and then loops inside: as good as none. Raise
         # instead, by vmap's own switch: Python's warning filters belong to all threads.
         switch._set_vmap_fallback_enabled(False)
-        short._vmap(params, buffers, data, rows, None)
+        short._vmap(params, buffers, data, rows)
     except (RuntimeError, UserWarning, NotImplementedError) as problem:
         return str(problem).strip().split("\n")[0][:160]
     finally:

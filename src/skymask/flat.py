@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from skymask.errors import InputError
+from skymask.recording import Recorded, recorded
 from skymask.types import Batch, Loss
 
 _MODELS_AT_ONCE = 128
@@ -169,8 +170,8 @@ class RootLoss:
     loss: SampleLoss
     module: nn.Module
     buffers: Tensor
-    graphs: "dict[int, _GradientGraph | None]" = field(default_factory=dict)
-    """Captured gradients by batch; shared by the losses of a run's rounds."""
+    graphs: dict[int, Recorded | None] = field(default_factory=dict)
+    """Recorded gradients by batch; shared by the losses of a run's rounds."""
 
     def __call__(self, params: Tensor, batch: Batch) -> Tensor:
         """Mean loss over `batch` at `params` (d,), a differentiable scalar."""
@@ -223,10 +224,15 @@ class RootLoss:
         if params.device.type != "cuda":
             return gradient(self, params, batch)
         if id(batch.inputs) not in self.graphs:
-            with torch.cuda.device(params.device):  # streams belong to the current device
-                self.graphs[id(batch.inputs)] = _record(self, params, batch)
+            self.graphs[id(batch.inputs)] = self._recorded(params, batch)
         graph = self.graphs[id(batch.inputs)]
-        return gradient(self, params, batch) if graph is None else graph(params, self.buffers)
+        return gradient(self, params, batch) if graph is None else graph(params, self.buffers)[0]
+
+    def _recorded(self, params: Tensor, batch: Batch) -> Recorded | None:
+        def slope(params: Tensor, buffers: Tensor) -> tuple[Tensor]:
+            return (gradient(replace(self, buffers=buffers), params, batch),)
+
+        return recorded(slope, params, self.buffers)
 
 
 def root_loss(model: FlatModel, loss: SampleLoss, buffers: Tensor) -> RootLoss:
@@ -240,43 +246,6 @@ def gradient(loss: Loss, params: Tensor, batch: Batch) -> Tensor:
     with torch.enable_grad():
         slope: Tensor = torch.autograd.grad(loss(leaf, batch), leaf)[0]
     return slope
-
-
-@dataclass(frozen=True, eq=False)
-class _GradientGraph:
-    """A recorded gradient: what it reads, what it writes, and how to run it again."""
-
-    batch: Batch
-    params: Tensor
-    buffers: Tensor
-    slope: Tensor
-    graph: torch.cuda.CUDAGraph
-
-    def __call__(self, params: Tensor, buffers: Tensor) -> Tensor:
-        self.params.copy_(params)
-        self.buffers.copy_(buffers)
-        with torch.cuda.device(params.device):
-            self.graph.replay()
-        return self.slope.clone()
-
-
-def _record(loss: RootLoss, params: Tensor, batch: Batch) -> _GradientGraph | None:
-    """Record `gradient`; None where that is not possible."""
-    inputs, buffers = params.detach().clone(), loss.buffers.clone()
-    fixed = replace(loss, buffers=buffers)
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):  # libraries choose their algorithms and allocate before the recording
-            gradient(fixed, inputs, batch)
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            slope = gradient(fixed, inputs, batch)
-    except RuntimeError:
-        return None
-    return _GradientGraph(batch, inputs, buffers, slope, graph)
 
 
 def _measured(module: nn.Module, call: Callable[[], object]) -> tuple[object, int]:

@@ -28,13 +28,13 @@ def generator(*words: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(key(*words))
 
 
-def hashed(start: int, *counters: Tensor) -> Tensor:
+def hashed(start: int | Tensor, *counters: Tensor) -> Tensor:
     """A 63-bit number (non-negative int64) for each element of the broadcast `counters`.
 
-    `start` is a `key`. Each counter is mixed in by one round of splitmix64, so the result is a
-    function of the tuple (start, counter_1, counter_2, ...) alone.
+    `start` is a `key`, or an int64 scalar on the counters' device. Each counter is mixed in by one
+    round of splitmix64: the result is a function of (start, counter_1, counter_2, ...) alone.
     """
-    state = torch.tensor(start, dtype=torch.int64, device=counters[0].device)
+    state = torch.as_tensor(start, dtype=torch.int64, device=counters[0].device)
     for counter in counters:
         state = _mix(state + (counter + 1) * _GOLDEN)
     return state & 0x7FFFFFFFFFFFFFFF
