@@ -18,6 +18,8 @@ class Recorded:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     graph: torch.cuda.CUDAGraph
+    function: Callable[..., Sequence[Tensor]]
+    """What was recorded. It is kept because the graph reads memory that it holds."""
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The function of `inputs`, of the shapes, dtypes and device it was recorded with."""
@@ -51,4 +53,4 @@ def recorded(
                 outputs = tuple(function(*own))
         except RuntimeError:
             return None
-    return Recorded(own, outputs, graph)
+    return Recorded(own, outputs, graph, function)
