@@ -62,7 +62,9 @@ def test_a_loss_that_waits_for_the_device_is_not_recorded_and_still_right():
 
 
 @pytest.mark.parametrize(("make", "shape"), [(cnn, (1, 28, 28)), (ResNet20, (3, 32, 32))])
-def test_recorded_training_equals_the_usual_one(make, shape):
+def test_recorded_training_equals_the_usual_one(make, shape, monkeypatch):
+    # With TF32, which torch uses by default, another order of operations changes a percent.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     draw = torch.Generator().manual_seed(7)
     inputs, labels = torch.rand(90, *shape, generator=draw), torch.arange(90) % 10
     data = ClientData(inputs, labels, torch.tensor([0, 20, 50, 90]), 10).to(torch.device("cuda"))
