@@ -1,5 +1,7 @@
-"""A hook of the documentation site: docs/cli.md from the commands themselves."""
+"""A hook of the documentation site: commands from themselves, results from their files."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -7,12 +9,21 @@ from typer.main import get_command
 
 from skymask.cli import app
 
+ROOT = Path(__file__).parent.parent
 MARK = "<!-- commands -->"
+RESULT = re.compile(r"<!-- (results/[\w/-]+\.md) -->")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put the commands where a page marks their place."""
-    return markdown.replace(MARK, commands()) if MARK in markdown else markdown
+    """Put the commands and the results where a page marks their place."""
+    shown = RESULT.sub(lambda found: result(found[1]), markdown)
+    return shown.replace(MARK, commands()) if MARK in shown else shown
+
+
+def result(name: str) -> str:
+    """The file `name` of results, its headings one level lower."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.sub(r"^#", "##", text, flags=re.MULTILINE)
 
 
 def commands() -> str:

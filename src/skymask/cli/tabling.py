@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ from skymask.tables.sweep import Event, sweep
 from skymask.tables.work import Places, Task
 
 JOBS_ON_A_GPU = 4
+_PLACES = ("--out", "--data-dir", "--minutes")
+"""Options that change where and when a sweep runs, but no record."""
 
 
 def table(
@@ -109,7 +112,7 @@ def table(
                 many,
                 seconds=float("inf") if minutes is None else 60 * minutes,
                 data_dir=data_dir,
-                command=shlex.join(["skymask", *sys.argv[1:]]),
+                command=asked(sys.argv[1:]),
                 watch=lambda event: told.tell(event, advance),
             )
     except KeyboardInterrupt:
@@ -247,3 +250,19 @@ def _finish(made: Table, folder: Path, seeds: int, as_json: bool, finished: dict
         there = {name: lacks[name] for name in ("cells", "missing")}
         files = {kind: str(path) for kind, path in paths.items()}
         print(json.dumps({"table": made.name, **finished, **there, "files": files}))
+
+
+def asked(words: Sequence[str]) -> str:
+    """The command line that asks for the same records, wherever they and the data are.
+
+    Records are made to be published, folders of the machine are not.
+    """
+    kept: list[str] = []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if word in _PLACES:
+            del words[:1]
+        elif not word.startswith(tuple(f"{place}=" for place in _PLACES)):
+            kept.append(word)
+    return shlex.join(["skymask", *kept])
