@@ -74,7 +74,7 @@ def test_recorded_training_equals_the_usual_one(make, shape, tolerance, monkeypa
     inputs, labels = torch.rand(90, *shape, generator=draw), torch.arange(90) % 10
     data = ClientData(inputs, labels, torch.tensor([0, 20, 50, 90]), 10).to(torch.device("cuda"))
     model = flat_model(make()).to(torch.device("cuda"))
-    trainer = plan(model, F.cross_entropy, LocalSGD(2, 16, 0.1), data, chunk=2)
+    trainer = plan(model, F.cross_entropy, LocalSGD(2, 16, 0.1), data, chunk=3)
     params, buffers = model.initial()
     for seed, clients in enumerate([[0, 1, 2]] * 4 + [[2, 0]] + [[0, 1]] * 3):
         updates, after = trainer(params, buffers, data, clients, seed)

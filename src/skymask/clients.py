@@ -100,8 +100,11 @@ class Trainer:
         """The recorded training of `clients`; None where there is none (yet).
 
         It takes several times as long to record as to run, so that clients who are drawn anew in
-        every round are not recorded.
+        every round are not recorded. Nor are those that take several chunks: they keep the device
+        busy anyway, and a recording holds on to its memory.
         """
+        if len(clients) > self.chunk:
+            return None
         latest, wanted = self.latest, (id(data.inputs), id(data.labels), *clients)
         if latest.wanted != wanted:
             latest.wanted, latest.calls, latest.graph = wanted, 0, None
