@@ -161,3 +161,19 @@ def test_nothing_is_pickled(folder):
         assert b"\x80\x04" not in path.read_bytes()[:2]
         assert path.suffix in (".json", ".jsonl", ".safetensors")
     json.loads((folder.path / "manifest.json").read_text())
+
+
+def test_what_a_killed_process_was_writing_is_in_nobodys_way(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    torn = folder.path / ".manifest.json.123.part"
+    torn.write_text("{")
+    folder.start({"experiment": {}})
+    assert not torn.exists()
+    torn = folder.path / ".checkpoint.safetensors.124.part"
+    torn.write_text("x")
+    (folder.path / ".report.html.125.part").write_text("somebody may be writing this")
+    folder.append({"round": 0})
+    assert folder.cut(1) == [{"round": 0}]
+    assert not torn.exists()
+    assert (folder.path / ".report.html.125.part").exists()

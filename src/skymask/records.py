@@ -73,6 +73,7 @@ class RunFolder:
         self.require_free()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            self._remove_torn()
             replace_file(self.path / "manifest.json", json_text(manifest, indent=2).encode())
 
     def require_no_run(self) -> None:
@@ -88,8 +89,17 @@ class RunFolder:
         self.require_no_run()
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"out folder {self.path} is a file; choose a new folder")
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.path.exists() and set(self.path.iterdir()) - set(self._torn()):
             raise InputError(f"out folder {self.path} is not empty; choose a new folder")
+
+    def _torn(self) -> list[Path]:
+        """Files of the run that a process was writing when it was killed."""
+        names = ("manifest.json", "summary.json", "checkpoint.safetensors", ROUNDS, CLOSEUPS)
+        return [path for name in names for path in self.path.glob(f".{name}.*.part")]
+
+    def _remove_torn(self) -> None:
+        for path in self._torn():
+            path.unlink(missing_ok=True)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a round's record, flushed to the operating system before this returns."""
@@ -162,6 +172,7 @@ class RunFolder:
                 f"but the checkpoint is after {rounds}"
             )
         with writing(self.path):
+            self._remove_torn()
             text = "".join(json_text(record) + "\n" for record in kept)
             replace_file(self.path / ROUNDS, text.encode())
             closeups = (
