@@ -1,0 +1,1 @@
+"""What is tried to break SkyMask, and what became of it."""
