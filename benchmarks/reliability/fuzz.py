@@ -39,7 +39,7 @@ COLUMNS = (
 SLOW = 10.0
 """Seconds that one input may take."""
 MEMORY = 1024
-"""MiB that the process may grow by. A data file may unpack to 256, and is held twice for a while."""
+"""MiB that the process may grow by. A data file may unpack to 256, held twice for a while."""
 _SPARE = 4 << 30
 """Bytes of addresses that a process gets beyond what it has: more fails as on a full machine."""
 
@@ -88,6 +88,7 @@ def inputs(target: str, seed: int, count: int) -> Iterator[bytes]:
 
     pool = TARGETS[target].seeds()
     yield from pool
+    yield from TARGETS[target].bombs()
     for valid in pool:
         if len(valid) < 1 << 16:
             yield from classics(valid)
@@ -114,7 +115,9 @@ def measure(seed: int, *, thorough: bool) -> list[dict[str, object]]:
 
     count, seconds = (10_000, 120.0) if thorough else (200, 30.0)
     steered = [False, True] if thorough and find_spec("atheris") else [False]
-    return [_row(name, [_tried(name, seed, count, seconds, s) for s in steered]) for name in TARGETS]
+    return [
+        _row(name, [_tried(name, seed, count, seconds, s) for s in steered]) for name in TARGETS
+    ]
 
 
 def _row(target: str, tallies: list[dict[str, Any]]) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """Hostile bytes made of valid ones: what a file may be after an accident, or in bad hands.
 
-`classics` are tried of every file; `mutated` draws one more, keyed by its `random.Random`. Text that
-is JSON is also changed as JSON (a value replaced, a key dropped or repeated), so that the input
-comes past the parser; of a safetensors file that goes for the header, and the JSON texts in it.
+`classics` are tried of every file; `mutated` draws one more, keyed by its `random.Random`. Text
+that is JSON is also changed as JSON (a value replaced, a key dropped or repeated), so that the
+input comes past the parser; of a safetensors file that goes for the header and the texts in it.
 """
 
 import json
@@ -38,6 +38,7 @@ def classics(valid: bytes) -> Iterator[bytes]:
     yield from (valid[:cut] for cut in {0, 1, len(valid) // 2, max(len(valid) - 1, 0)})
     yield from (valid + valid, valid + b"\0", b"\0" + valid, valid.replace(b"\n", b"\r\n"))
     yield from (b"[" * DEEP, b'{"a":' * DEEP, b"(" * DEEP, b"[" * DEEP + b"]" * DEEP)
+    yield from (b"(" * 2_000 + valid + b")" * 2_000, b"nnm:aggregator=" * 500 + b"median")
     yield from (b"9" * 10_000, b"-" * 10_000, b"1 " * 50_000, b"x" * 1_000_000, b"\n" * 50_000)
     yield from (token.encode() for token in VALUES)
     yield from (number.to_bytes(8, "little") + valid for number in (0, 2**31, 2**63 - 1, 2**64 - 1))
@@ -111,10 +112,9 @@ def _json(data: bytes, pool: Sequence[bytes], random: random.Random) -> bytes:
     lines = data.split(b"\n")
     at = random.randrange(len(lines))
     try:
-        value = json.loads(lines[at])
+        lines[at] = changed_json(json.loads(lines[at]), random)
     except (ValueError, RecursionError):
         return _number(data, pool, random)
-    lines[at] = changed_json(value, random)
     return b"\n".join(lines)
 
 
@@ -138,8 +138,6 @@ def changed_json(value: Any, random: random.Random) -> bytes:
         for step in random.choice(places):
             source = source[step]
         parent[last] = json.loads(json.dumps(source))
-    elif isinstance(parent[last], str) and way < 6 and parent[last][:1] in ("{", "["):
-        parent[last] = changed_json(json.loads(parent[last]), random).decode()
     else:
         parent[last] = json.loads(_MARK)
         text = json.dumps(value).replace(_MARK, random.choice(VALUES))

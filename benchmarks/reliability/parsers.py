@@ -28,10 +28,11 @@ from skymask.data.formats import read_cifar_batch, read_column, read_idx, read_t
 from skymask.data.official import Archive, OfficialFile, OfficialSet
 from skymask.errors import InputError
 from skymask.experiment import KINDS, Experiment, from_json, to_json
-from skymask.records import Checkpoint, RunFolder, json_text, read_object
+from skymask.records import Checkpoint, RunFolder, json_text
 from skymask.report.page import content, explorers
 from skymask.report.read import read_runs
-from skymask.report.tables import drawing, read_table as read_report_table, shown
+from skymask.report.tables import drawing, shown
+from skymask.report.tables import read_table as read_report_table
 from skymask.tables.cell import identity
 from skymask.tables.record import read_records
 
@@ -47,6 +48,8 @@ class Target:
 
     feed: Callable[[bytes, Path], object]
     seeds: Callable[[], list[bytes]]
+    bombs: Callable[[], list[bytes]] = list
+    """Hostile files of this format, tried as they are."""
 
 
 # Data files.
@@ -70,7 +73,7 @@ def _batches() -> list[bytes]:
         ]
     )
     held = {b"data": pixels, b"labels": [3, 9]}
-    return [old, *(pickle.dumps(held, protocol=k) for k in (2, 4, 5)), *_BOMBS]
+    return [old, *(pickle.dumps(held, protocol=k) for k in (2, 4, 5))]
 
 
 def _shared(levels: int) -> bytes:
@@ -206,7 +209,9 @@ def _checkpoints() -> list[bytes]:
     return [
         _saved(lambda folder: RunFolder(folder).save(state), file),
         _saved(
-            lambda folder: RunFolder(folder).save(Checkpoint(0, torch.ones(1), torch.ones(0), None)),
+            lambda folder: RunFolder(folder).save(
+                Checkpoint(0, torch.ones(1), torch.ones(0), None)
+            ),
             file,
         ),
     ]
@@ -325,13 +330,16 @@ _IN_REPORT = {
 TARGETS: dict[str, Target] = {
     "gzip": Target(
         lambda data, folder: unpack_gzip(data, "it"),
-        lambda: [gzip.compress(_idx((3,))), gzip.compress(bytes(1 << 29), 1), b"\x1f\x8b\x08"],
+        lambda: [gzip.compress(_idx((3,)))],
+        lambda: [gzip.compress(bytes(1 << 29), 1), b"\x1f\x8b\x08"],
     ),
     "IDX": Target(
         lambda data, folder: read_idx(data, "it"),
         lambda: [_idx((2, 3, 4)), _idx((5,)), b"\0\0\x08\x04" + b"\xff" * 16 + b"abc"],
     ),
-    "CIFAR-10 batch": Target(lambda data, folder: read_cifar_batch(data, "it"), _batches),
+    "CIFAR-10 batch": Target(
+        lambda data, folder: read_cifar_batch(data, "it"), _batches, lambda: [*_BOMBS]
+    ),
     "HAR features": Target(
         lambda data, folder: read_table(data, 3, "it"),
         _text("  1.0e+00  -2.5  3\n 4 5 6\n", "1 2 3\n1e999 2 3\n", "\x1c\n"),
@@ -454,9 +462,7 @@ if find_spec("flwr") is not None:
             request = Message(RecordDict({"arrays": _arrays()}), node, "train")
             request.metadata.__dict__["_message_id"] = f"request {node}"
             metrics = MetricRecord({"num-examples": 10, "loss": 0.5, "many": [1.0, 2.0]})
-            reply = Message(
-                RecordDict({"arrays": _arrays(), "metrics": metrics}), reply_to=request
-            )
+            reply = Message(RecordDict({"arrays": _arrays(), "metrics": metrics}), reply_to=request)
             asked.append(request)
             replies.append(reply)
         return asked, replies
