@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from skymask.errors import require, require_count
+from skymask.errors import is_number, require, require_count
 from skymask.flat import FlatModel, SampleLoss
 from skymask.randomness import hashed, key
 from skymask.recording import Recorded, recorded
@@ -41,8 +41,8 @@ class LocalSGD:
     def __post_init__(self) -> None:
         require_count("local steps", self.steps)
         require_count("batch", self.batch)
-        require(0 < self.lr < float("inf"), "lr", self.lr, "a positive number")
-        require(0 <= self.prox < float("inf"), "prox", self.prox, "at least 0 and finite")
+        require(is_number(self.lr) and self.lr > 0, "lr", self.lr, "a positive number")
+        require(is_number(self.prox) and self.prox >= 0, "prox", self.prox, "at least 0 and finite")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,17 +10,20 @@ with a bound that is declared beside its default (`setting`) and checked when on
 import ast
 import dataclasses
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from skymask.errors import InputError, require, unknown
+from skymask.errors import InputError, require, told, unknown
 
 Makers = Mapping[str, Callable[..., Any]]
 """Name -> what makes the component from its settings."""
 Kinds = Mapping[str, Makers]
 """Kind ("attack", "defence", ...) -> its makers."""
+
+_LEVELS = 20
+"""Components inside one another; more could exhaust the stack."""
 
 _METHODS = {"attack": ("poison_data", "poison_updates"), "defence": ("__call__",)}
 
@@ -50,7 +53,7 @@ def number(
         return (
             isinstance(value, int | float)
             and not isinstance(value, bool)
-            and math.isfinite(value)
+            and abs(value) <= sys.float_info.max
             and (above is None or value > above)
             and (at_least is None or value >= at_least)
             and (below is None or value < below)
@@ -127,8 +130,19 @@ def parse(text: str, kinds: Kinds, kind: str, **defaults: Any) -> Any:
     return build(_described(text, kinds, kind, defaults), kinds, kind)
 
 
-def build(described: Mapping[str, Any], kinds: Kinds, kind: str) -> Any:
-    """The component that `described` (of `describe`) stands for."""
+def build(described: Mapping[str, Any], kinds: Kinds, kind: str, levels: int = _LEVELS) -> Any:
+    """The component that `described` (of `describe`) stands for.
+
+    Raises `InputError` as `parse` does, for components nested more than `levels` deep, and for
+    what `describe` would not have written.
+    """
+    _check_levels(kind, levels)
+    if (
+        not isinstance(described, Mapping)
+        or not isinstance(described.get("name"), str)
+        or not isinstance(described.get("settings"), Mapping)
+    ):
+        raise InputError(f"{kind} is {told(described)} but must be an object: name and settings")
     name, settings = described["name"], dict(described["settings"])
     maker = _maker(name, kinds, kind)
     known, bounds = settings_of(maker), bounds_of(maker)
@@ -137,9 +151,9 @@ def build(described: Mapping[str, Any], kinds: Kinds, kind: str) -> Any:
             raise unknown(f"{kind} {name} setting", field, known)
         inner = bounds[field].kind if field in bounds else None
         if inner is not None and isinstance(value, list):
-            settings[field] = tuple(build(part, kinds, inner) for part in value)
+            settings[field] = tuple(build(part, kinds, inner, levels - 1) for part in value)
         elif inner is not None and isinstance(value, Mapping):
-            settings[field] = build(value, kinds, inner)
+            settings[field] = build(value, kinds, inner, levels - 1)
         elif field in bounds:
             require(
                 bounds[field].holds(value),
@@ -189,7 +203,10 @@ def bounds_of(maker: Callable[..., Any]) -> dict[str, Bound]:
     return {name: bound for name, bound in bounds.items() if name in settings_of(maker)}
 
 
-def _described(text: str, kinds: Kinds, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _described(
+    text: str, kinds: Kinds, kind: str, defaults: Mapping[str, Any], levels: int = _LEVELS
+) -> dict[str, Any]:
+    _check_levels(kind, levels)
     name, _, tail = _bare(text).partition(":")
     maker = _maker(name, kinds, kind)
     bounds = bounds_of(maker)
@@ -205,15 +222,19 @@ def _described(text: str, kinds: Kinds, kind: str, defaults: Mapping[str, Any]) 
         field, equals, value = item.partition("=")
         field = field.strip().replace("-", "_")
         if not equals:
-            raise InputError(f"{kind} setting {item!r} has no value; write {name}:{field}=VALUE")
+            raise InputError(
+                f"{kind} setting {told(item)} has no value; write {name}:{field}=VALUE"
+            )
         bound = bounds.get(field)
         if bound is None or bound.kind is None or value.strip() == "None":
             settings[field] = _value(value.strip())
         elif isinstance(known[field], tuple):
             parts = _split(value, "+")
-            settings[field] = [_described(part, kinds, bound.kind, defaults) for part in parts]
+            settings[field] = [
+                _described(part, kinds, bound.kind, defaults, levels - 1) for part in parts
+            ]
         else:
-            settings[field] = _described(value, kinds, bound.kind, defaults)
+            settings[field] = _described(value, kinds, bound.kind, defaults, levels - 1)
     return {"name": name, "settings": settings}
 
 
@@ -221,6 +242,11 @@ def _filled(made: Any, kinds: Kinds, kind: str, defaults: Mapping[str, Any]) -> 
     described = describe(made, kinds, kind)
     fitting = {k: v for k, v in defaults.items() if k in described["settings"]}
     return {**described, "settings": described["settings"] | fitting}
+
+
+def _check_levels(kind: str, levels: int) -> None:
+    if levels < 0:
+        raise InputError(f"{kind} is nested more than {_LEVELS} levels deep")
 
 
 def _maker(name: str, kinds: Kinds, kind: str) -> Callable[..., Any]:
@@ -239,14 +265,21 @@ def _split(text: str, mark: str) -> list[str]:
         else:
             parts[-1] += letter
     if depth:
-        raise InputError(f"{text!r} has parentheses that do not match")
+        raise InputError(f"{told(text)} has parentheses that do not match")
     return parts
 
 
 def _bare(text: str) -> str:
     """`text` without the parentheses around it."""
-    text = text.strip()
-    return _bare(text[1:-1]) if text.startswith("(") and text.endswith(")") else text
+    start, end = 0, len(text)
+    while True:
+        while start < end and text[start].isspace():
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
+        if not (end - start > 1 and text[start] == "(" and text[end - 1] == ")"):
+            return text[start:end]
+        start, end = start + 1, end - 1
 
 
 def _value(text: str) -> Any:
@@ -265,7 +298,7 @@ def _check_like(what: str, value: Any, default: Any) -> None:
         or isinstance(value, bool) != isinstance(default, bool)
         or value is None
     ):
-        raise InputError(f"{what} is {value!r} but must be like {default!r}")
+        raise InputError(f"{what} is {told(value)} but must be like {default!r}")
 
 
 def _is_component(value: Any, kind: str) -> bool:

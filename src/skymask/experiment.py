@@ -13,7 +13,7 @@ from skymask.clients import LocalSGD
 from skymask.components import Kinds, build, describe
 from skymask.data import PARTITIONS, BySubject, Groups, Partition
 from skymask.defences import DEFENCES, FedAvg
-from skymask.errors import InputError, require, require_count, unknown
+from skymask.errors import InputError, is_number, require, require_count, told, unknown
 from skymask.flat import SampleLoss
 from skymask.models import MODELS
 from skymask.types import Attack, Dataset, Defence
@@ -116,13 +116,16 @@ class Experiment:
                 self.attack,
                 f"an object with a method {method}",
             )
-        require(0 <= self.malicious < 1, "malicious", self.malicious, "at least 0 and below 1")
         require(
-            0 < self.participation <= 1, "participation", self.participation, "above 0, at most 1"
+            isinstance(self.honest_only, bool), "honest_only", self.honest_only, "True or False"
         )
-        require(0 < self.server_lr < float("inf"), "server_lr", self.server_lr, "a positive number")
+        m, p, lr = self.malicious, self.participation, self.server_lr
+        require(is_number(m) and 0 <= m < 1, "malicious", m, "at least 0 and below 1")
+        require(is_number(p) and 0 < p <= 1, "participation", p, "above 0, at most 1")
+        require(is_number(lr) and lr > 0, "server_lr", lr, "a positive number")
         for field in ("root_bias", "root_noise"):
-            require(0 <= getattr(self, field) <= 1, field, getattr(self, field), "between 0 and 1")
+            x = getattr(self, field)
+            require(is_number(x) and 0 <= x <= 1, field, x, "between 0 and 1")
 
     def resolved(self) -> "Experiment":
         """The same experiment with the data set's defaults filled in.
@@ -173,17 +176,29 @@ def to_json(experiment: Experiment) -> dict[str, Any]:
 def from_json(described: dict[str, Any]) -> Experiment:
     """The experiment that `to_json` described.
 
-    Raises `InputError` where it used something of the user's own.
+    Raises `InputError` where it used something of the user's own, and for what `to_json` would
+    not have written.
     """
     fields = dict(described)
+    known = {field.name for field in dataclasses.fields(Experiment)}
+    for name in fields:
+        if name not in known:
+            raise unknown("experiment field", name, known)
+    for name in ("data", "model", "loss", "local", "attack", "defence", "partition"):
+        require(name in fields, "experiment", fields, f"one with a field {name!r}")
     for name in ("data", "model", "loss"):
-        if str(fields[name]).startswith(OWN):
+        require(isinstance(fields[name], str), f"experiment field {name}", fields[name], "a name")
+        if fields[name].startswith(OWN):
             raise InputError(
                 f"this run used {name} {fields[name].removeprefix(OWN)!r}, which is your own; "
                 "resume it from Python with simulate(experiment, out=..., resume=True)"
             )
+    require(fields["loss"] == "cross_entropy", "loss", fields["loss"], "'cross_entropy'")
     fields["loss"] = F.cross_entropy
-    fields["local"] = LocalSGD(**fields["local"])
+    try:
+        fields["local"] = LocalSGD(**fields["local"])
+    except TypeError as error:
+        raise InputError(f"experiment field local is {told(fields['local'])}: {error}") from error
     for kind in ("attack", "defence", "partition"):
         fields[kind] = build(fields[kind], KINDS, kind)
     return Experiment(**fields)

@@ -24,11 +24,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from skymask.errors import InputError
+from skymask.errors import InputError, told
 
 ROUNDS, CLOSEUPS = "rounds.jsonl", "closeups.jsonl"
 KEPT = 100
 """Rounds of a run of which a close-up is kept, at most."""
+NOT_A_CHECKPOINT = (
+    *(SafetensorError, AttributeError, LookupError, OSError, OverflowError, RecursionError),
+    *(RuntimeError, TypeError, ValueError),
+)
+"""What may be raised while a file is read as a checkpoint that is none."""
 TIME_FIELDS = ("seconds", "stages")
 """Fields of a record that differ between two runs of the same experiment."""
 
@@ -150,10 +155,11 @@ class RunFolder:
             memory, attack = (
                 filled(json.loads(header[name]), tensors) for name in ("memory", "attack_memory")
             )
-            return Checkpoint(
-                int(header["rounds"]), tensors["params"], tensors["buffers"], memory, attack
-            )
-        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+            rounds = int(header["rounds"])
+            if rounds < 0:
+                raise ValueError(f"it is after {rounds} rounds")
+            return Checkpoint(rounds, tensors["params"], tensors["buffers"], memory, attack)
+        except NOT_A_CHECKPOINT as error:
             raise InputError(f"{path} is not a checkpoint of a run: {error}") from error
 
     def rounds(self) -> list[dict[str, Any]]:
@@ -177,8 +183,8 @@ class RunFolder:
             replace_file(self.path / ROUNDS, text.encode())
             closeups = (
                 json_text(closeup) + "\n"
-                for closeup in json_lines(self.path / CLOSEUPS)[0]
-                if closeup.get("round", rounds) < rounds
+                for index, closeup in numbered(self.path / CLOSEUPS)
+                if index < rounds
             )
             if (self.path / CLOSEUPS).exists():
                 replace_file(self.path / CLOSEUPS, "".join(closeups).encode())
@@ -211,6 +217,23 @@ def json_lines(path: Path, start: int = 0, count: int = 0) -> tuple[list[dict[st
     end = content.rfind(b"\n") + 1  # what follows the last line end is torn
     lines = content[:end].split(b"\n")[:-1]
     return [_object(path, x, f" line {i}") for i, x in enumerate(lines, count + 1)], start + end
+
+
+def numbered(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The objects of the whole lines of a file, each with the round that it says it is of.
+
+    Raises `InputError` as `json_lines` does, and for a line that is of no round.
+    """
+    lines = json_lines(path)[0]
+    return [(round_of(path, number, line), line) for number, line in enumerate(lines, 1)]
+
+
+def round_of(path: Path, number: int, line: Mapping[str, Any]) -> int:
+    """The round of line `number` of a file. Raises `InputError` where it says none."""
+    index = line.get("round")
+    if type(index) is not int:
+        raise InputError(f"{path} line {number} has round {told(index)} but it must be a number")
+    return index
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -259,8 +282,14 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """`value` as JSON; numbers that are not finite become null."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    """`value` as JSON; numbers that are not finite become null.
+
+    Raises `InputError` for what is nested too deep to be written.
+    """
+    try:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+    except RecursionError as error:
+        raise InputError("a record is nested too deep to be written") from error
 
 
 def _finite(value: Any) -> Any:

@@ -102,7 +102,7 @@ def simulate(
     state = Checkpoint(0, params, buffers, None)
     records: list[dict[str, Any]] = []
     if folder is not None and resume:
-        state = folder.load(where) or state
+        state = _continued(folder, state, where)
         records = folder.cut(state.rounds)
     elif folder is not None:
         folder.start(manifest)
@@ -376,6 +376,22 @@ def _check_same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
                 "it will not be bit for bit the uninterrupted run",
                 stacklevel=3,
             )
+
+
+def _continued(folder: RunFolder, start: Checkpoint, device: torch.device) -> Checkpoint:
+    """The checkpoint in the folder, or `start` where the run was stopped before its first.
+
+    Raises `InputError` where it is of another model.
+    """
+    state = folder.load(device) or start
+    for name in ("params", "buffers"):
+        found, usual = getattr(state, name), getattr(start, name)
+        if (found.shape, found.dtype) != (usual.shape, usual.dtype):
+            raise InputError(
+                f"the checkpoint in {folder.path} holds {name} of shape {tuple(found.shape)} and "
+                f"{found.dtype} but the model has {tuple(usual.shape)} and {usual.dtype}"
+            )
+    return state
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import io
 import os
+import struct
 import sys
 import tarfile
 import tempfile
@@ -24,7 +25,10 @@ MAX_DOWNLOAD = 1 << 29
 """Bytes that one download may have: 512 MiB, three times the largest official archive."""
 
 _CHUNK = 1 << 16
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+_DAMAGE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, LookupError, OSError, OverflowError, RuntimeError, ValueError),
+)
 """What the standard library raises on a damaged or encrypted archive."""
 
 
@@ -148,6 +152,8 @@ def _untar(data: bytes, source: str, members: dict[str, str]) -> dict[str, bytes
                 stream = tar.extractfile(member) if member.name in members else None
                 if stream is not None:
                     found[members[member.name]] = stream.read()
+    except InputError:
+        raise
     except _DAMAGE as error:
         raise InputError(f"{source} is not a readable .tar.gz: {error}") from None
     return found
@@ -162,6 +168,8 @@ def _unzip(data: bytes, source: str, members: dict[str, str]) -> dict[str, bytes
                 _safe(member.filename, source, kind in (0, 4, 8), member.file_size)
                 if member.filename in members:
                     found[members[member.filename]] = archive.read(member)
+    except InputError:
+        raise
     except _DAMAGE as error:
         raise InputError(f"{source} is not a readable .zip: {error}") from None
     return found

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, MetricRecord
 from flwr.serverapp.strategy import Result, Strategy
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from skymask.errors import InputError
+from skymask.errors import InputError, told
 from skymask.flower.policy import Standing
-from skymask.records import filled, outlined, replace_file, writing
+from skymask.records import NOT_A_CHECKPOINT, filled, outlined, replace_file, writing
 
 _METRICS = (
     "train_metrics_clientapp",
@@ -94,6 +94,8 @@ def load_federation(folder: Path, device: torch.device) -> Federation | None:
             records = {int(i): MetricRecord(values) for i, values in parts["metrics"][name].items()}
             setattr(result, name, records)
         result.arrays = _restored(parts["arrays"])
+        for value in parts["inner"].values():
+            _restored(value)
         standings = {int(node): Standing(**kept) for node, kept in parts["standings"].items()}
         return Federation(
             int(header["rounds"]),
@@ -104,7 +106,7 @@ def load_federation(folder: Path, device: torch.device) -> Federation | None:
             result,
             parts["about"],
         )
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+    except NOT_A_CHECKPOINT as error:
         raise InputError(f"{path} is not a checkpoint of a federation: {error}") from error
 
 
@@ -158,12 +160,17 @@ def changed(start: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remind(strategy: Strategy, inner: Mapping[str, Any]) -> None:
-    """Give `strategy` back what `changed` kept of it."""
+    """Give `strategy` back what `changed` kept of it. Raises `InputError` if it is another's."""
     for name, value in inner.items():
         *path, last = name.split(".")
         target: Any = strategy
         for step in path:
-            target = getattr(target, step)
+            target = vars(target).get(step) if isinstance(target, Strategy) else None
+        # What a strategy remembers is its own attributes; its methods are none of them.
+        held = isinstance(target, Strategy) and (last in vars(target) or not hasattr(target, last))
+        if not held:
+            kind = type(strategy).__name__
+            raise InputError(f"the checkpoint holds {told(name)}, which a {kind} does not keep")
         setattr(target, last, _restored(value))
 
 

@@ -11,7 +11,7 @@ import torch
 from skymask.errors import InputError
 from skymask.flower.policy import Standing
 from skymask.metrics import closeup
-from skymask.records import json_lines, json_text, replace_file, writing
+from skymask.records import json_lines, json_text, numbered, replace_file, round_of, writing
 from skymask.types import Decision
 
 VERSION = 1
@@ -42,14 +42,18 @@ class Ledger:
             if kept is None or begin is None:
                 lines.append({"ledger": VERSION, **settings})
             else:
-                later = (line for line in lines[begin + 1 :] if line["round"] <= kept)
+                later = (
+                    line
+                    for number, line in enumerate(lines[begin + 1 :], begin + 2)
+                    if round_of(self.path, number, line) <= kept
+                )
                 lines = [*lines[: begin + 1], *later]
             replace_file(self.path, _text(lines))
             if self.closeups.exists():
                 goes_on = kept is not None and begin is not None
-                known = json_lines(self.closeups)[0] if goes_on else []
-                known = [line for line in known if line.get("round", 0) <= (kept or 0)]
-                replace_file(self.closeups, _text(known))
+                known = numbered(self.closeups) if goes_on else []
+                stays = [line for index, line in known if index <= (kept or 0)]
+                replace_file(self.closeups, _text(stays))
 
     @property
     def closeups(self) -> Path:
@@ -102,7 +106,7 @@ class Ledger:
             try:
                 for node, entry in line.get("nodes", {}).items():
                     found[int(node)] = Standing(int(entry["strikes"]), int(entry["resting"]))
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
+            except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
                 raise InputError(f"{self.path} line {number} is no line of a ledger") from error
         return found
 

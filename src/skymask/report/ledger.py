@@ -86,6 +86,8 @@ class _Federation:
         if type(index) is not int:
             raise InputError(f"{where} has round {reprlib.repr(index)} but it must be a number")
         if "nodes" in line:
+            if index in self._places:
+                raise InputError(f"{where} is of round {index}, which is in the run already")
             self._add_round(where, index, _nodes(where, line))
             seconds: Any = line.get("seconds")
             for part in seconds if isinstance(seconds, dict) else ():
