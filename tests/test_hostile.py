@@ -52,6 +52,11 @@ def updates(draw: Any, n: int | None = None) -> torch.Tensor:
     return rows
 
 
+def assert_clear(sentence: str) -> None:
+    assert 10 < len(sentence) < 500
+    assert "\n" not in sentence
+
+
 def asked(name: str, rows: Any, round: Round) -> Any:
     """The decision, held to what every decision must be; None if the input was refused."""
     n = len(rows)
@@ -59,8 +64,7 @@ def asked(name: str, rows: Any, round: Round) -> Any:
     try:
         decision = defence(name)(rows, round)
     except InputError as error:
-        assert 10 < len(str(error)) < 500
-        assert "\n" not in str(error)
+        assert_clear(str(error))
         return None
     assert decision.update.shape == (D,)
     assert decision.update.isfinite().all()

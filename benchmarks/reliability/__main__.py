@@ -11,7 +11,7 @@ import torch
 from benchmarks.writing import markdown_table, write
 from skymask.environment import device_name, versions
 
-PARTS = ("crashes", "fuzz", "load")
+PARTS = ("hostile", "fuzz", "crashes", "load")
 
 
 def main() -> None:

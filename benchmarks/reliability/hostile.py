@@ -1,7 +1,7 @@
 """Hostile updates for every defence, and the same ones for other libraries' rules.
 
-`python -m benchmarks.reliability.hostile --python PYTHON` writes nothing, it prints the rows; PYTHON
-is an interpreter that has ByzFL. Without it that library is left out, and the row says so.
+`python -m benchmarks.reliability.hostile --python PYTHON` writes nothing, it prints the rows;
+PYTHON is an interpreter that has ByzFL. Without it that library is left out, and the row says so.
 
 A federation of twelve clients with a small linear model is the honest case; each input is made of
 it. Every defence of the catalogue is asked as it comes by default.
