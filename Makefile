@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types docs bench format clean
+.PHONY: help setup demo test test-all lint types docs bench reliability format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,9 @@ types: $(STAMP) ## Check the types of src/skymask
 
 docs: $(STAMP) ## Build the documentation site into the folder site, warnings being errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+reliability: $(STAMP) ## Try to break it: hostile updates and bytes, kills, many clients (half an hour)
+	$(BIN)/python -m benchmarks.reliability
 
 bench: $(STAMP) ## Measure the SkyMask stage and whole rounds (Fashion-MNIST and HAR must be there)
 	$(BIN)/python -m benchmarks.stage
