@@ -17,7 +17,7 @@ from tests.test_laws import DEFENCE_ROWS, defence
 
 each_defence = pytest.mark.parametrize("name", DEFENCES)
 few = settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     database=None,
@@ -41,7 +41,7 @@ def updates(draw: Any, n: int | None = None) -> torch.Tensor:
     for row in rows:
         kind = draw(st.sampled_from(["honest", "scaled", "constant", "strewn", "copy"]))
         if kind == "scaled":
-            row *= draw(st.floats(-1e38, 1e38, width=32))
+            row *= draw(st.sampled_from([-1e38, -1e19, -1.0, 1e-45, 1e3, 1e15]))
         elif kind == "constant":
             row.fill_(draw(st.sampled_from(SPECIAL)))
         elif kind == "strewn":
@@ -58,9 +58,13 @@ def asked(name: str, rows: Any, round: Round) -> Any:
     round = dataclasses.replace(round, generator=generator("hostile"))
     try:
         decision = defence(name)(rows, round)
-    except InputError as error:
-        assert 10 < len(str(error)) < 500
-        assert "\n" not in str(error)
+    except InputError as refused:
+        told = str(refused)
+    else:
+        told = None
+    if told is not None:
+        assert 10 < len(told) < 500
+        assert "\n" not in told
         return None
     assert decision.update.shape == (D,)
     assert decision.update.isfinite().all()
@@ -84,7 +88,7 @@ def test_any_updates_end_in_a_finite_decision_or_a_clear_error(name, rows):
 
 
 @each_defence
-@settings(few, max_examples=4)
+@settings(few, max_examples=2)
 @given(rounds=st.lists(updates(12), min_size=3, max_size=3))
 def test_the_model_stays_finite_over_rounds_that_feed_their_memory_back(name, rounds):
     round = honest()[1]

@@ -1,6 +1,6 @@
 """Hostile updates for every defence, and the same ones for other libraries' rules.
 
-`python -m benchmarks.reliability.hostile --python PYTHON` writes nothing, it prints the rows; PYTHON
+`python -m benchmarks.reliability.hostile --python PYTHON` prints the rows and writes nothing; PYTHON
 is an interpreter that has ByzFL. Without it that library is left out, and the row says so.
 
 A federation of twelve clients with a small linear model is the honest case; each input is made of
