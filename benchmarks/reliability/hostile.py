@@ -1,7 +1,7 @@
 """Hostile updates for every defence, and the same ones for other libraries' rules.
 
-`python -m benchmarks.reliability.hostile --python PYTHON` prints the rows and writes nothing; PYTHON
-is an interpreter that has ByzFL. Without it that library is left out, and the row says so.
+`python -m benchmarks.reliability.hostile --python PYTHON` prints the rows. PYTHON is an interpreter
+that has ByzFL; without it that library is left out, and the rows say so.
 
 A federation of twelve clients with a small linear model is the honest case; each input is made of
 it. Every defence of the catalogue is asked as it comes by default.
@@ -49,6 +49,7 @@ COLUMNS = (
     "byzfl: finite",
     "byzfl: non-finite",
     "byzfl: errors",
+    "byzfl: slow",
 )
 SECONDS, MEBIBYTES = 10.0, 512
 """What one decision may take, and by how much the process may grow meanwhile."""
@@ -319,7 +320,7 @@ def flower(given: Case) -> str:
 
 def byzfl(seed: int, python: str | None) -> list[dict[str, object]]:
     """How ByzFL's rules end on each input, in its own process: columns of the rows."""
-    names = ("byzfl: finite", "byzfl: non-finite", "byzfl: errors")
+    names = COLUMNS[-4:]
     if python is None:
         return [dict.fromkeys(names, "left out: no interpreter given") for _ in CASES]
     with tempfile.TemporaryDirectory() as folder:
