@@ -124,7 +124,7 @@ def test_settings_of_a_rule_and_of_a_maker():
     [None, [], {}, {"name": 1, "settings": {}}, {"name": "krum"}, {"name": "krum", "settings": []}],
 )
 def test_what_describe_would_not_have_written_is_refused(described):
-    with pytest.raises(InputError, match="defence is .* name and settings"):
+    with pytest.raises(InputError, match=r"defence is .* name and settings"):
         build(described, KINDS, "defence")
 
 
@@ -137,5 +137,5 @@ def test_a_number_too_large_for_a_float_is_refused():
     "text", ["nnm:aggregator=" * 500 + "median", "(" * 3000 + "x" + ")" * 3000]
 )
 def test_very_deep_text_is_refused(text):
-    with pytest.raises(InputError, match="levels deep|not known"):
+    with pytest.raises(InputError, match=r"levels deep|not known"):
         parse(text, KINDS, "defence")
