@@ -117,3 +117,25 @@ def test_a_component_of_ones_own_is_named_by_its_class():
 def test_settings_of_a_rule_and_of_a_maker():
     assert settings_of(SkyMask)["tau"] == 0.5
     assert settings_of(SkyMask.paper) == {"gamma": 1e7}
+
+
+@pytest.mark.parametrize(
+    "described",
+    [None, [], {}, {"name": 1, "settings": {}}, {"name": "krum"}, {"name": "krum", "settings": []}],
+)
+def test_what_describe_would_not_have_written_is_refused(described):
+    with pytest.raises(InputError, match=r"defence is .* name and settings"):
+        build(described, KINDS, "defence")
+
+
+def test_a_number_too_large_for_a_float_is_refused():
+    with pytest.raises(InputError, match=r"f is 9+\.\.\. but must be"):
+        parse("krum:f=" + "9" * 4000, KINDS, "defence")
+
+
+@pytest.mark.parametrize(
+    "text", ["nnm:aggregator=" * 500 + "median", "(" * 3000 + "x" + ")" * 3000]
+)
+def test_very_deep_text_is_refused(text):
+    with pytest.raises(InputError, match=r"levels deep|not known"):
+        parse(text, KINDS, "defence")

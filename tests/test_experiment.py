@@ -82,3 +82,30 @@ def test_own_parts_are_named_and_not_rebuilt():
     assert written["data"] == "own: mine"
     with pytest.raises(sm.InputError, match="which is your own; resume it from Python"):
         from_json(written)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"data": ["digits"]}, "field data is"),
+        ({"loss": "hinge"}, "loss is 'hinge' but must be 'cross_entropy'"),
+        ({"local": None}, "field local is None"),
+        ({"local": {"speed": 1}}, "field local is .*speed"),
+        ({"local": {"lr": "fast"}}, "lr is 'fast' but must be a positive number"),
+        ({"malicious": "many"}, "malicious is 'many' but must be at least 0"),
+        ({"server_lr": 10**400}, "server_lr is 10+... but must be a positive number"),
+        ({"honest_only": "x"}, "honest_only is 'x' but must be True or False"),
+        ({"attack": {"name": []}}, "attack is .* name and settings"),
+        ({"sede": 1}, "did you mean 'seed'"),
+    ],
+)
+def test_a_manifest_that_was_not_written_by_us_is_refused(changed, says):
+    with pytest.raises(sm.InputError, match=says):
+        from_json(to_json(sm.Experiment().resolved()) | changed)
+
+
+def test_a_manifest_that_lacks_a_field_is_refused():
+    written = to_json(sm.Experiment().resolved())
+    del written["local"]
+    with pytest.raises(sm.InputError, match="one with a field 'local'"):
+        from_json(written)

@@ -1,4 +1,4 @@
-"""Every parser of foreign bytes takes them, or refuses them with an `InputError`."""
+"""Every parser of foreign bytes takes them or raises `InputError`, and nothing else."""
 
 from pathlib import Path
 

@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from skymask.errors import InputError
 from skymask.records import KEPT, Checkpoint, RunFolder, is_kept, json_lines
@@ -177,3 +178,20 @@ def test_what_a_killed_process_was_writing_is_in_nobodys_way(tmp_path):
     assert folder.cut(1) == [{"round": 0}]
     assert not torn.exists()
     assert (folder.path / ".report.html.125.part").exists()
+
+
+@pytest.mark.parametrize("outline", ["[]", "3", '{"dict": 1}', '{"tensor": []}', "[" * 100_000])
+def test_a_checkpoint_with_another_outline_is_refused(tmp_path, outline):
+    header = {"rounds": "1", "memory": outline, "attack_memory": outline}
+    stored = {"params": torch.ones(2), "buffers": torch.ones(1)}
+    (tmp_path / "checkpoint.safetensors").write_bytes(save(stored, header))
+    with pytest.raises(InputError, match="is not a checkpoint of a run"):
+        RunFolder(tmp_path).load(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("line", ['{"round": "0"}', "{}", '{"round": [1]}'])
+def test_a_close_up_of_no_round_is_refused_on_resume(tmp_path, line):
+    (tmp_path / "rounds.jsonl").write_text('{"round": 0}\n{"round": 1}\n')
+    (tmp_path / "closeups.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match="line 1 has round"):
+        RunFolder(tmp_path).cut(1)

@@ -1,7 +1,7 @@
 """Hostile updates for every defence, and the same ones for other libraries' rules.
 
-`python -m benchmarks.reliability.hostile --python PYTHON` writes nothing, it prints the rows;
-PYTHON is an interpreter that has ByzFL. Without it that library is left out, and the row says so.
+`python -m benchmarks.reliability.hostile --python PYTHON` prints the rows. PYTHON is an interpreter
+that has ByzFL; without it that library is left out, and the rows say so.
 
 A federation of twelve clients with a small linear model is the honest case; each input is made of
 it. Every defence of the catalogue is asked as it comes by default.
@@ -49,6 +49,7 @@ COLUMNS = (
     "byzfl: finite",
     "byzfl: non-finite",
     "byzfl: errors",
+    "byzfl: slow",
 )
 SECONDS, MEBIBYTES = 10.0, 512
 """What one decision may take, and by how much the process may grow meanwhile."""
@@ -319,7 +320,7 @@ def flower(given: Case) -> str:
 
 def byzfl(seed: int, python: str | None) -> list[dict[str, object]]:
     """How ByzFL's rules end on each input, in its own process: columns of the rows."""
-    names = ("byzfl: finite", "byzfl: non-finite", "byzfl: errors")
+    names = COLUMNS[-4:]
     if python is None:
         return [dict.fromkeys(names, "left out: no interpreter given") for _ in CASES]
     with tempfile.TemporaryDirectory() as folder:
@@ -335,7 +336,12 @@ def byzfl(seed: int, python: str | None) -> list[dict[str, object]]:
         told = (done.stderr.strip().splitlines() or ["no answer"])[-1]
         return [dict.fromkeys(names, f"left out: {told}") for _ in CASES]
     answers: list[dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
-    return [{name: told[name.partition(": ")[2]] for name in names} for told in answers]
+    return [
+        dict.fromkeys(names, "it takes updates alone")
+        if name.startswith(("count ", "buffers ", "negative variance"))
+        else {column: told[column.partition(": ")[2]] for column in names}
+        for name, told in zip(CASES, answers, strict=True)
+    ]
 
 
 def _stored(sent: Sent, path: Path) -> str:

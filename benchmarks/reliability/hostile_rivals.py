@@ -6,6 +6,7 @@ client). Prints one line of JSON: for each file how many rules ended how. Needs 
 
 import importlib
 import json
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -16,6 +17,10 @@ import numpy as np
 
 F = 3
 """Clients that may be malicious, as many as are in the inputs where not all are."""
+
+
+SECONDS = 10
+"""What one rule may take."""
 
 
 def rules(library: Any, n: int) -> dict[str, Any]:
@@ -36,24 +41,35 @@ def rules(library: Any, n: int) -> dict[str, Any]:
     }
 
 
+def too_slow(*_: object) -> None:
+    """What happens when the alarm rings."""
+    raise TimeoutError
+
+
 def main() -> None:
     """Give each file's updates to each rule."""
     for name in ("torchvision", "matplotlib", "matplotlib.pyplot", "seaborn"):
         sys.modules.setdefault(name, MagicMock())  # imported by its training part alone
     library = importlib.import_module("byzfl")
     warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, too_slow)
     answers = []
     for path in sys.argv[1:]:
         with np.load(path) as stored:
             rows = [stored[name] for name in stored.files]
         counts: Counter[str] = Counter()
         for rule in rules(library, len(rows)).values():
+            signal.alarm(SECONDS)
             try:
                 finite = bool(np.isfinite(np.asarray(rule(np.array(rows)), dtype=float)).all())
                 counts["finite" if finite else "non-finite"] += 1
+            except TimeoutError:
+                counts["slow"] += 1
             except Exception:
                 counts["errors"] += 1
-        answers.append({name: counts[name] for name in ("finite", "non-finite", "errors")})
+            finally:
+                signal.alarm(0)
+        answers.append({name: counts[name] for name in ("finite", "non-finite", "errors", "slow")})
     print(json.dumps(answers))
 
 

@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import resource
 import struct
 from pathlib import Path
 
@@ -211,3 +212,32 @@ def test_column_says_which_line_is_out_of_range():
     for text in (b"1\n7\n", b"1\n0\n", b"1\n1.5\n"):
         with pytest.raises(InputError, match=r"y, line 2, .* from 1 to 6"):
             read_column(text, 1, 6, "y")
+
+
+def shared(levels: int) -> bytes:
+    """Tuples that hold the one before twice: a few bytes, and 2^levels steps to hash."""
+    nested = b"".join(b"q%ch%c\x86" % (i, i) for i in range(levels))
+    return b"\x80\x02})" + nested + b"Ns."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02Nr\xff\xff\xff\x7f.",
+        b"\x80\x02Np4000000000\n.",
+        b"\x80\x05\x96" + (2**40).to_bytes(8, "little") + b"x.",
+        shared(60),
+        shared(60).replace(b"\x80\x02})", b"\x80\x02}()").replace(b"Ns.", b"Nu."),
+    ],
+    ids=["memo", "memo in text", "bytearray", "shared tuples", "shared tuples, many at once"],
+)
+def test_a_small_pickle_that_asks_for_much_is_refused_at_once(content):
+    with pytest.raises(InputError, match="it "):
+        read_cifar_batch(content, "it")
+
+
+def test_a_memo_of_any_number_costs_nothing():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="holds a NoneType"):
+        read_cifar_batch(b"\x80\x02Nr\xff\xff\xff\x0f.", "it")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB

@@ -98,3 +98,11 @@ def test_what_cannot_be_kept_is_named():
     inner = FedAvg()
     inner.accountant = object()
     assert remembered(inner)[1] == ["accountant"]
+
+
+@pytest.mark.parametrize(
+    "name", ["aggregate_train", "__dict__", "aggregate_train.__globals__", "nobody.x"]
+)
+def test_a_checkpoint_sets_what_a_strategy_remembers_and_nothing_else(name):
+    with pytest.raises(InputError, match="does not keep"):
+        remind(FedAdam(), {name: 1})

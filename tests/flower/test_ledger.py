@@ -105,3 +105,20 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         Ledger(tmp_path / "file" / "ledger.jsonl").start({})
+
+
+@pytest.mark.parametrize("value", ['"1"', "null", "[1]", "Infinity"])
+def test_a_resumed_ledger_with_a_round_that_is_no_number_is_refused(ledger, value):
+    ledger.start({})
+    with ledger.path.open("a") as file:
+        file.write('{"nodes": {}, "round": ' + value + "}\n")
+    with pytest.raises(InputError, match="line 2 has round"):
+        ledger.start({}, 1)
+
+
+def test_endless_strikes_are_no_line_of_a_ledger(ledger):
+    ledger.start({})
+    with ledger.path.open("a") as file:
+        file.write('{"round": 1, "nodes": {"7": {"strikes": Infinity, "resting": 0}}}\n')
+    with pytest.raises(InputError, match="line 2 is no line of a ledger"):
+        ledger.standings()

@@ -107,3 +107,10 @@ def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(InputError, match=r"x\.jsonl is no ledger"):
         read_runs([tmp_path / "x.jsonl"])
+
+
+def test_a_round_that_is_there_twice_is_refused(tmp_path):
+    twice = {"round": 2, "nodes": {"11": {"verdict": "accepted"}}}
+    path = make_ledger(tmp_path / "ledger.jsonl", twice)
+    with pytest.raises(InputError, match="is of round 2, which is in the run already"):
+        read_runs([path])
