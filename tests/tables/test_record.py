@@ -65,3 +65,9 @@ def test_a_file_that_is_no_record_is_named(tmp_path, text):
     (tmp_path / "cells" / "bad.json").write_text(text)
     with pytest.raises(sm.InputError, match=r"bad\.json"):
         read_records(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [[[1, 10**12]], ["1"], [[1, 2, 3]], [[1, -1]], [float("inf")]])
+def test_counts_that_are_none_are_refused(packed):
+    with pytest.raises(ValueError, match=r"count|unpack"):
+        unrolled(packed)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skymask.errors import InputError
+from skymask.errors import told as shown
 from skymask.metrics import mean_of
 from skymask.records import read_object
 from skymask.tables.cell import identity
@@ -106,8 +107,12 @@ def read_records(folder: Path) -> dict[str, Record]:
     for path in sorted((folder / "cells").glob("*.json")):
         told = read_object(path)
         try:
-            found[identity(told["experiment"])] = Record(told)
-        except (KeyError, TypeError, InputError) as error:
+            record = Record(told)
+            if not isinstance(told["summary"], dict):
+                raise ValueError("its summary is no object")
+            _ = record.seed, record.fpr, record.fnr  # a damaged one shows now, with its name
+            found[identity(told["experiment"])] = record
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path} is not a record that can be read: {error}") from error
     return found
 
@@ -121,11 +126,17 @@ def runs(values: Iterable[int]) -> list[Any]:
     return packed
 
 
+_MOST_ROUNDS = 10_000_000
+"""Rounds with the same count in a row that a record may claim."""
+
+
 def unrolled(packed: Iterable[Any]) -> list[int]:
     """What `runs` was given."""
     values: list[int] = []
     for item in packed:
         value, times = item if isinstance(item, list) else (item, 1)
+        if type(value) is not int or type(times) is not int or not 0 < times <= _MOST_ROUNDS:
+            raise ValueError(f"{shown(item)} is no count of a round, nor a pair of it and a number")
         values += [value] * times
     return values
 
