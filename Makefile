@@ -43,7 +43,7 @@ types: $(STAMP) ## Check the types of src/skymask
 docs: $(STAMP) ## Build the documentation site into the folder site, warnings being errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-reliability: $(STAMP) ## Try to break it: hostile updates and bytes, kills, many clients (half an hour)
+reliability: $(STAMP) ## Try to break it: hostile updates and bytes, kills, many clients (an hour)
 	$(BIN)/python -m benchmarks.reliability
 
 bench: $(STAMP) ## Measure the SkyMask stage and whole rounds (Fashion-MNIST and HAR must be there)
