@@ -48,9 +48,9 @@ def parts(round):
     return scores, round.params.numpy(), round.root.labels.numpy()
 
 
-def by_hand(updates, round, length=1.0):
+def by_hand(updates, round, length=1.0, raised=False):
     scores, params, labels = parts(round)
-    return evidence.alignment(scores, params, updates.numpy(), labels, length)
+    return evidence.alignment(scores, params, updates.numpy(), labels, length, raised)
 
 
 # With two classes the ranks of the median client of a sample are ties, which rounding decides.
@@ -60,14 +60,17 @@ def by_hand(updates, round, length=1.0):
 def test_the_alignment_is_that_of_a_loop(classes, clients, make):
     updates, round = small(classes, clients=clients, module=make and make(classes))
     for length in (0.3, 1.0):
-        expected = by_hand(updates, round, length)
-        np.testing.assert_allclose(judged(updates, round, length).alignment, expected, rtol=1e-9)
+        found = judged(updates, round, length)
+        for of, raised in ((found.alignment, False), (found.raised, True)):
+            expected = by_hand(updates, round, length, raised)
+            np.testing.assert_allclose(of, expected, rtol=1e-9)
 
 
 def test_the_alignment_of_real_updates_is_that_of_a_loop():
     updates, round = digits.flipped(6, torch.float64)
-    expected = by_hand(updates[3:11], round)
-    np.testing.assert_allclose(judged(updates[3:11], round).alignment, expected, rtol=1e-9)
+    found = judged(updates[3:11], round)
+    for of, raised in ((found.alignment, False), (found.raised, True)):
+        np.testing.assert_allclose(of, by_hand(updates[3:11], round, raised=raised), rtol=1e-9)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 7])
@@ -116,6 +119,29 @@ def test_honest_updates_agree_and_turned_ones_disagree():
     assert (found.alignment[6:] > 3 * found.error[6:]).all()
     assert (found.alignment[:6] < -3 * found.error[:6]).all()
     assert found.alignment.dtype == found.error.dtype == torch.float64
+    assert (found.raised[6:] > 3 * found.raised_error[6:]).all()
+    assert (found.raised[:6] < -3 * found.raised_error[:6]).all()
+
+
+def test_who_lowers_what_it_has_no_data_of_is_aligned_in_what_it_raises():
+    """A client with two classes, in a model that has learned them all."""
+    classes, each = 6, 10
+    labels = torch.arange(classes).repeat_interleave(each)
+    draw = generator("lowers")
+    inputs = F.one_hot(labels, classes) + 0.3 * torch.randn(
+        classes * each, classes, generator=draw, dtype=torch.float64
+    )
+    model = torch.nn.Linear(classes, classes, bias=False).double()
+    with torch.no_grad():
+        model.weight.copy_(3 * torch.eye(classes))
+    round = server_round(model, F.cross_entropy, (inputs, labels), LocalSGD(1, 60, 0.1))
+    raises, lowers = (torch.zeros(classes, classes, dtype=torch.float64) for _ in range(2))
+    raises[0, 0] = raises[1, 1] = 1.0
+    for c in range(2, classes):
+        lowers[c, c] = -1.2
+    found = judged(torch.stack([(raises + lowers).flatten(), -lowers.flatten()]), round)
+    assert found.alignment[0] < -2 * found.error[0]
+    assert found.raised[0] > 2 * found.raised_error[0]
 
 
 @pytest.mark.parametrize("factor", [1e-20, 1e-3, 7.0, 1e6, 1e15])
@@ -172,12 +198,14 @@ def test_the_error_is_the_standard_deviation_under_permuted_labels(classes):
     for _ in range(500):
         order = torch.randperm(len(labels), generator=draw)
         permuted = dataclasses.replace(round, root=Batch(inputs, labels[order]))
-        drawn.append(judged(updates, permuted).alignment)
+        permuted_too = judged(updates, permuted)
+        drawn.append(torch.stack([permuted_too.alignment, permuted_too.raised]))
+    usual = judged(updates, round)
+    errors = torch.stack([usual.error, usual.raised_error])
     found = torch.stack(drawn)
-    error = judged(updates, round).error
-    assert (found.mean(0).abs() < 4 * error / 500**0.5).all()
+    assert (found.mean(0).abs() < 4 * errors / 500**0.5).all()
     # The standard deviation of 500 draws is itself known to one in thirty.
-    np.testing.assert_allclose(found.std(0), error, rtol=0.12)
+    np.testing.assert_allclose(found.std(0), errors, rtol=0.12)
 
 
 def test_a_zero_update_says_nothing_and_harms_nobody_elses():
@@ -188,7 +216,7 @@ def test_a_zero_update_says_nothing_and_harms_nobody_elses():
         found = judged(sent, round, length)
         assert found.alignment[0] == 0
         assert found.error[0] == 0
-        assert found.descent[0] == 0
+        assert found.descent[0] == found.raised[0] == found.raised_error[0] == 0
         assert (found.alignment[1:6] < -0.1).all()
         assert (found.alignment[6:] > 0.1).all()
 

@@ -9,6 +9,11 @@ how long the update is, on the scale of the scores, or on which classes the clie
 it raises for every sample alike, which is its own mix of classes, cancels. It says much in a single
 round, but a model that is off for whole classes is moved back by changes that cancel.
 
+It is made twice. A client also lowers scores, and of a class that it has no data of it lowers the
+score most for what looks like that class, which is against the labels of honest clients, too, once
+the model has learned them. So one alignment counts all changes of a score and the other only where
+it is raised. While the model is new the first sees more, later the second.
+
 The descent: do the changes lower the loss of the root samples? That is so of honest clients in the
 average over rounds, though in one round what they want for their own classes may be stronger.
 """
@@ -34,6 +39,10 @@ class Evidence:
     """(n,) float64 between -1 and 1: above 0 the update agrees with the root's labels."""
     error: Tensor
     """(n,) float64, the standard deviation of `alignment` if labels had nothing to do with it."""
+    raised: Tensor
+    """(n,) float64, as `alignment`, of the scores that the update raises alone."""
+    raised_error: Tensor
+    """(n,) float64, the standard deviation of `raised`, likewise."""
     descent: Tensor
     """(n,) float64 between -1 and 1: above 0 the update lowers the root data set's loss."""
 
@@ -50,8 +59,9 @@ def root_evidence(
 
         alignment_i = sum_c w_ic (mean of r_isc over samples of class c - mean over the others),
 
-    where w_ic is class c's share of the client's squared changes. `length` is the server's own
-    update's norm. `error` is the standard deviation over all ways to permute the labels.
+    where w_ic is class c's share of the client's squared changes; and for `raised` its share of the
+    squared changes above 0, the ranks being the same. `length` is the server's own update's norm.
+    The errors are the standard deviations over all ways to permute the labels.
 
     The descent is the cosine of D_i and R, R_sc = ([c is the label of s] - p_sc) / N_s with p the
     softmax of the scores before and N_s how many root samples have the label of s: R is minus the
@@ -81,16 +91,8 @@ def root_evidence(
     placed = torch.empty_like(change).scatter_(1, order, ranks[None, :, None].expand_as(order))
     inside = (root.labels[:, None] == classes).to(torch.float64)  # (N, K)
     sizes = inside.sum(0)
-    own = placed[:, :, classes]
-    within = (own * inside).sum(1) / sizes
-    without = (own * (1 - inside)).sum(1) / (samples - sizes).clamp_min(1)
-    weights = change[:, :, classes].square().sum(1)
-    weights = weights / weights.sum(1, keepdim=True).clamp_min(tiny)
-    # Of all ways to permute the labels (Hoeffding 1951), with the ranks of all classes together.
-    contrast = inside / sizes - (1 - inside) / (samples - sizes).clamp_min(1)  # (N, K)
-    weighted = (own - own.mean(1, keepdim=True)) * weights[:, None]  # (n, N, K)
-    products = weighted.transpose(1, 2) @ weighted  # (n, K, K)
-    error = ((products * (contrast.T @ contrast)).sum((1, 2)) / (samples - 1)).sqrt()
+    own, moved = placed[:, :, classes], change[:, :, classes]
+    found = [_contrast(own, inside, of.square().sum(1)) for of in (moved, moved.clamp_min(0))]
     wanted = torch.zeros_like(change[0]).scatter_(1, root.labels[:, None], 1.0)
     wanted = wanted - before[0].to(torch.float64).softmax(1)
     wanted = wanted * (inside / sizes).sum(1, keepdim=True)
@@ -98,4 +100,20 @@ def root_evidence(
     descent = (change * wanted).sum((1, 2)) / (
         wanted.norm().clamp_min(tiny) * math.sqrt(wanted.numel())
     )
-    return Evidence(((within - without) * weights).sum(1), error, descent)
+    return Evidence(*found[0], *found[1], descent)
+
+
+def _contrast(ranks: Tensor, inside: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean rank inside less outside each class, over classes, and its standard deviation: (n,).
+
+    Of `ranks` (n, N, K), samples `inside` (N, K) classes, and classes' `weights` (n, K), whatever
+    their sums are.
+    """
+    samples, sizes = len(inside), inside.sum(0)
+    contrast = inside / sizes - (1 - inside) / (samples - sizes).clamp_min(1)  # (N, K)
+    total = weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    weighted = (ranks - ranks.mean(1, keepdim=True)) * (weights / total)[:, None]
+    # Of all ways to permute the labels (Hoeffding 1951), with the ranks of all classes together.
+    products = weighted.transpose(1, 2) @ weighted  # (n, K, K)
+    variance = (products * (contrast.T @ contrast)).sum((1, 2)) / (samples - 1)
+    return (weighted * contrast).sum((1, 2)), variance.sqrt()

@@ -6,50 +6,9 @@ import math
 import pytest
 import torch
 
-from skymask.defences.judging import Clustering, Known, copied, harmful, too_long
+from skymask.defences.judging import Known, copied, harmful, too_long
 from skymask.randomness import generator
-
-SAMPLES = 100
-ERROR = 0.05
-
-
-def known(
-    alignment=None,
-    descent=None,
-    length=None,
-    clients: int = 10,
-    rounds: int = 30,
-    late: int = 0,
-    noise: float = 0.2,
-) -> Known:
-    """What is known of `clients` that did the same in every one of `rounds` rounds.
-
-    The numbers given are of the first clients; the others are honest: alignment 0.2, descent 0.3
-    give or take, length 1. In the `late` rounds at the end the first client has alignment -0.5.
-    """
-    draw = generator("judged")
-    past, ids = {}, torch.arange(clients)
-    for index in range(rounds):
-        varied = noise * torch.randn(clients + 1, generator=draw, dtype=torch.float64)
-        seen = {
-            "length": _filled(clients, 1.0, length).log(),
-            "alignment": _filled(clients, 0.2, alignment),
-            "error": torch.full((clients + 1,), ERROR, dtype=torch.float64),
-            "descent": _filled(clients, 0.3, descent) + varied,
-        }
-        if index >= rounds - late:
-            seen["alignment"][0] = -0.5
-        seen["square"] = seen["descent"].square()
-        found = Known.of(past, ids, seen, 0.9, SAMPLES)
-        past = found.stored()
-    return found
-
-
-def _filled(clients: int, usual: float, first) -> torch.Tensor:
-    values = torch.full((clients + 1,), usual, dtype=torch.float64)
-    if first is not None:
-        values[: len(first)] = torch.tensor(first, dtype=torch.float64)
-    return values
+from tests.defences.known import ERROR, SAMPLES, known
 
 
 def out(found: Known, past=None, sure: float = 3.0) -> set[int]:
@@ -75,6 +34,23 @@ def test_one_standard_deviation_is_enough_for_an_outlier():
     # Not beside those that are just above 0.
     near = [-1.1 * ERROR, *[0.5 * ERROR] * 9]
     assert out(known(alignment=near)) == set()
+
+
+def test_who_is_against_the_labels_is_so_in_what_it_raises_too():
+    assert out(known(alignment=[-4 * ERROR], raised=[-4 * ERROR])) == {0}
+    # What it lowers may be against them: the scores of classes that it has no data of.
+    assert out(known(alignment=[-9 * ERROR], raised=[2 * ERROR])) == set()
+    assert out(known(alignment=[2 * ERROR], raised=[-9 * ERROR])) == set()
+
+
+def test_honest_clients_about_0_are_as_wide_as_all_of_them():
+    # In standard deviations: two thirds and more of them are between -2 and 2.
+    spread = [-2.6, -1.9, -1.3, -0.8, -0.3, 0.2, 0.6, 1.1, 1.7, 2.3]
+    around = known(alignment=[value * ERROR for value in spread])
+    assert out(around) == set()
+    # Those above 0 are no such measure where fewer than that are near them.
+    split = known(alignment=[value * ERROR for value in (-2.6, -2.6, -2.6, -2.6, *spread[4:])])
+    assert out(split) == {0, 1, 2, 3}
 
 
 def test_the_descent_is_judged_by_how_descents_vary():
@@ -113,6 +89,8 @@ def test_who_raised_the_loss_is_back_when_it_lowers_it():
     assert 0 > doubtful.deviations["descent"][0][0] > -3
     assert out(doubtful, memory) == {0}
     assert out(known(descent=[0.1]), memory) == set()
+    # For which of the two it was out does not matter.
+    assert out(known(descent=[-0.12]), harmful(known(alignment=[-0.3]), 3.0, ids, None)[1]) == {0}
     # What was remembered goes by client id.
     others = harmful(doubtful, 3.0, ids + 10, memory)[0]
     assert set(others) == out(doubtful)
@@ -145,6 +123,15 @@ def test_copies_are_three_at_least():
     assert copied(updates, server) == dict.fromkeys((0, 1, 5), "its update is a copy of 2 others'")
 
 
+def test_clients_that_hardly_move_are_no_copies():
+    draw = generator("copies")
+    updates, server = torch.randn(8, 50, generator=draw), torch.randn(50, generator=draw)
+    updates[:5] *= 1e-4
+    assert copied(updates, server) == {}
+    updates[:3] = updates[0]
+    assert set(copied(updates, server)) == {0, 1, 2}
+
+
 def test_too_long_is_measured_against_those_that_are_kept():
     found = known(length=[4.0, 2.0, 2.6])
     assert set(too_long(found, range(10), 2.5)) == {0, 2}
@@ -159,84 +146,17 @@ def test_an_update_ten_times_as_long_is_out_at_once():
         found, length=found.length.clone().index_fill(0, torch.tensor(3), 2.4)
     )
     assert set(too_long(now, range(10), 2.5)) == {3}
+    # Where lengths vary a lot it takes more.
+    lengths = torch.tensor([0.1, 0.3, 1.0, 3.0, 10.0, 0.2, 0.4, 2.0, 4.0, 11.0, 1.0]).log().double()
+    assert too_long(dataclasses.replace(found, length=lengths), range(10), 2.5) == {}
 
 
-# Clusters.
-
-CLUSTERING = Clustering(dims=2, tight=4.0, apart=1.5, larger=2.5, keep=0.9)
-
-
-@pytest.mark.parametrize(
-    ("facts", "gain", "expected"),
-    [
-        ({"alignment": [-0.1, -0.1, 0.1, -0.1]}, 2.0, {0, 1, 3}),
-        ({"descent": [-0.4, -0.4, 0.3, -0.4]}, 2.0, {0, 1, 3}),
-        ({"length": [3.0, 3.0, 2.0, 3.0]}, 2.0, {0, 1, 3}),
-        ({}, 2.0, set()),
-        ({"length": [3.0] * 4}, 1.0, set()),
-        ({"alignment": [-0.1] * 10}, 2.0, set()),  # those near the root are no better
-        ({}, 4.5, {0, 1, 2, 3}),
-    ],
-)
-def test_who_of_a_cluster_apart_is_suspect(facts, gain, expected):
-    away, rows = [0, 1, 2, 3], [*range(11)]
-    assert set(CLUSTERING.suspects(known(**facts), away, rows, gain, "")) == expected
-    # In a single layer only tightness tells.
-    if gain < 4:
-        assert CLUSTERING.suspects(known(**facts), away, rows, gain, " in layer 1") == {}
-
-
-def test_few_are_no_cluster():
-    found = known()
-    assert CLUSTERING.suspects(found, [0, 1], [*range(11)], 9.0, "") == {}
-    assert CLUSTERING.suspects(found, [*range(8)], [*range(8), 10], 9.0, "") == {}
-
-
-def test_a_majority_apart_from_the_root_may_be_the_honest_clients():
-    away, rows = [*range(7)], [*range(11)]
-    assert CLUSTERING.suspects(known(), away, rows, 9.0, "") == {}
-    worse = known(alignment=[0.1] * 7)
-    assert set(CLUSTERING.suspects(worse, away, rows, 9.0, "")) == set(away)
-
-
-def points(*groups: tuple[int, float, float]) -> torch.Tensor:
-    """Products (n + 1, n + 1) of groups of so many points around a place, so widely scattered."""
-    draw = generator("points")
-    parts = [
-        torch.tensor([place] + [0.0] * 5)
-        + scatter * torch.randn(size, 6, generator=draw, dtype=torch.float64)
-        for size, place, scatter in groups
-    ]
-    rows = torch.cat(parts)
-    rows = rows - rows.mean(0)
-    return rows @ rows.T / rows.square().sum()
-
-
-def test_a_tight_cluster_in_one_layer_must_be_there_again_and_again():
-    apart, none = points((6, 9.0, 0.01), (25, 0.0, 1.0)), points((31, 0.0, 1.0))
-    found, ids, past = known(clients=30), torch.arange(30), None
-    outs = []
-    for layer in (*[none] * 9, apart, apart, none):
-        clusters = CLUSTERING(found, {"": none, " in layer 1": layer}, ids, range(30), past)
-        past = clusters.memory
-        outs.append(set(clusters.reasons))
-    assert outs == [*[set()] * 10, set(range(6)), set()]
-    once = CLUSTERING(found, {"": none, " in layer 1": apart}, ids, range(30), None)
-    assert set(once.reasons) == set(range(6))
-    assert "6 in layer 1 apart from the root's, too tight" in once.reasons[0]
-
-
-def test_several_kinds_are_taken_out_one_after_another():
-    kinds = points((9, 30.0, 0.01), (6, -9.0, 0.01), (20, 0.0, 1.0))
-    clusters = CLUSTERING(known(clients=34), {"": kinds}, torch.arange(34), range(34), None)
-    assert set(clusters.reasons) == set(range(15))
-    assert clusters.reasons[0] != clusters.reasons[14]
-    assert clusters.gain > 4
-
-
-def test_one_group_is_none():
-    clusters = CLUSTERING(
-        known(clients=30), {"": points((31, 0.0, 1.0))}, torch.arange(30), range(30), None
-    )
-    assert clusters.reasons == {}
-    assert clusters.gain < 1.5
+def test_who_has_something_to_teach_may_be_long():
+    assert set(too_long(known(length=[4.0, 4.0]), range(10), 2.5)) == {0, 1}
+    assert too_long(known(length=[4.0, 4.0], descent=[0.5, 0.5]), range(10), 2.5) == {}
+    # Not whatever it is against, and not in one round.
+    against = known(length=[4.0, 4.0], descent=[0.5, 0.5], alignment=[-0.1, -0.1])
+    assert set(too_long(against, range(10), 2.5)) == {0, 1}
+    teaching = known(descent=[0.5])
+    now = teaching.length.index_fill(0, torch.tensor(0), 2.4)
+    assert set(too_long(dataclasses.replace(teaching, length=now), range(10), 2.5)) == {0}

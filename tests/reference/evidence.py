@@ -13,8 +13,12 @@ def alignment(
     updates: np.ndarray,
     labels: np.ndarray,
     length: float,
+    raised: bool = False,
 ) -> list[float]:
-    """The alignment of each of `updates`; `scores` gives (N, C) of a model's parameters."""
+    """The alignment of each of `updates`; `scores` gives (N, C) of a model's parameters.
+
+    With `raised` classes count for the scores that are raised alone.
+    """
     before = scores(params)
     changes = []
     for update in updates:
@@ -25,18 +29,21 @@ def alignment(
     for sample in range(len(labels)):
         sizes = sorted((change[sample] ** 2).mean() for change in changes)
         reaction.append(np.sqrt(sizes[(len(sizes) - 1) // 2]))
-    return [one_alignment(change, np.array(reaction), labels) for change in changes]
+    return [one_alignment(change, np.array(reaction), labels, raised) for change in changes]
 
 
-def one_alignment(change: np.ndarray, reaction: np.ndarray, labels: np.ndarray) -> float:
+def one_alignment(
+    change: np.ndarray, reaction: np.ndarray, labels: np.ndarray, raised: bool
+) -> float:
     classes = sorted(set(labels.tolist()))
-    whole = sum((change[:, c] ** 2).sum() for c in classes)
+    counted = np.where(change > 0, change, 0.0) if raised else change
+    whole = sum((counted[:, c] ** 2).sum() for c in classes)
     total = 0.0
     for c in classes:
         ranks = [share_below(value, change[:, c] / reaction) for value in change[:, c] / reaction]
         inside = [rank for rank, label in zip(ranks, labels, strict=True) if label == c]
         others = [rank for rank, label in zip(ranks, labels, strict=True) if label != c]
-        total += (change[:, c] ** 2).sum() / whole * (np.mean(inside) - np.mean(others))
+        total += (counted[:, c] ** 2).sum() / whole * (np.mean(inside) - np.mean(others))
     return total
 
 

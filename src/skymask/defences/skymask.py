@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from skymask.components import check_settings, count, number, setting
-from skymask.defences.judging import Clustering, Known, Reasons, copied, harmful, shifted, too_long
+from skymask.defences.clusters import Clustering
+from skymask.defences.judging import Known, Reasons, copied, harmful, shifted, too_long
 from skymask.defences.masking import PAPER, mask_evidence, trained_masks
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
@@ -37,20 +38,23 @@ class SkyMask:
     which an honest client does not give:
 
     1. Harm. Its updates, averaged over rounds, move the model's outputs for the root data set
-       against their labels, or raise its loss: the alignment or the descent
-       (`evidence.root_evidence`) is more than `sure` standard deviations below 0; or more than one,
-       and an outlier beside the clients above 0 by three robust standard deviations.
+       against their labels, or raise its loss: the alignment, both of all that it changes and of
+       the scores that it raises, or the descent (`evidence.root_evidence`) is more than `sure`
+       standard deviations below 0; or more than one, and an outlier beside the good clients by
+       three robust standard deviations. It is back when it is no longer so.
     2. Copies. Three or more clients sent the same, but for a hundredth of the usual distance to
        the server's own update; or its mask is in a cluster apart from the root's that is too
        tight for clients that trained on their own: two Gaussians describe the masks better than
        one by more than `tight` in BIC per client, in the average of the layers, or in one of them
-       and so in a third of the last rounds.
+       and so in a third of the last rounds. A majority has to be harmful, too.
     3. A cluster apart (more than `apart` in BIC per client): of its clients those whose updates are
        more than `larger` times as long as the median one near the root, or harmful by one standard
        deviation while the median one near the root is not.
     4. Size. Its updates, averaged over rounds (in logarithm), are more than `larger` times as long
        as those of the median client that is left, and an outlier by three robust standard
-       deviations; or ten times as long in this round.
+       deviations; or so, and four times as long again, in this round.
+    In 3 and 4 the long ones may be the clients of a class that the model does not know yet. So they
+    stay who lower the root's loss more than the others do (but not in 4 for a single round).
     5. Statistics. Batch norm's running means and variances, which no mask covers, would move the
        model's features more than one standard deviation away from where the server's own have
        them, averaged over rounds, and `larger` times as far as the median client's; or three
@@ -199,6 +203,7 @@ def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
         if evidence is not None:
             descent = evidence.descent.cpu()
             found |= {"alignment": evidence.alignment.cpu(), "error": evidence.error.cpu()}
+            found |= {"raised": evidence.raised.cpu(), "raised_error": evidence.raised_error.cpu()}
             found |= {"descent": descent, "square": descent.square()}
     return found
 

@@ -331,6 +331,8 @@ _VALUES = {
     "alignment": "alignment with the root's labels, averaged",
     "descent": "descent of the root's loss, averaged",
     "error": "standard deviation of the alignment",
+    "raised": "alignment of what it raises, averaged",
+    "raised_error": "standard deviation of that",
     "length": "length beside the median one, averaged (logarithm)",
     "shift": "shift of batch norm's statistics, averaged",
 }

@@ -1,0 +1,144 @@
+"""Clusters of masks apart from the root's: which of them honest clients do not form."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from skymask.clustering import two_gaussians_each
+from skymask.defences.judging import HARM, SOONER, Known, Reasons, lengths, teach
+from skymask.defences.memory import ClientAverages
+from skymask.geometry import principal_coordinates
+
+_FEWEST = 8
+"""Fewer masks than this, the root's among them, form no clusters that could be told from chance."""
+_FIT = 1e-4
+"""When to stop fitting clusters: in log-likelihood per point, far below what decides."""
+_PASSES = 3
+"""How many kinds of attackers can be taken out one after another in a round."""
+_OFTEN = 1 / 3
+"""The share of the last rounds in tight clusters of single layers that is no coincidence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """What the clusters of masks say."""
+
+    reasons: Reasons
+    gain: float
+    """How much better two clusters describe all layers' masks than one, in BIC per client."""
+    memory: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Finds clusters of masks apart from the root's that honest clients do not form.
+
+    Settings as in `SkyMask`.
+    """
+
+    dims: int
+    tight: float
+    apart: float
+    larger: float
+    keep: float
+
+    def __call__(
+        self,
+        known: Known,
+        grams: Mapping[str, Tensor],
+        ids: Tensor,
+        rows: Sequence[int],
+        past: Any,
+    ) -> Clusters:
+        """Look at the clients `rows`, of those with `ids` (n,).
+
+        `grams` says how alike masks are (n + 1, n + 1): under "" in all layers together, over
+        rounds, and in each layer, in this round. A cluster of this round may be a coincidence, so
+        who is in a tight one is remembered; `past` is the `memory` of the last round's answer.
+        """
+        reasons: Reasons = {}
+        once: Reasons = {}
+        first = 0.0
+        root = len(ids)
+        whole = torch.stack(list(grams.values()))
+        for attempt in range(_PASSES):
+            left = [i for i in rows if i not in reasons and i not in once] + [root]
+            if len(left) < _FEWEST:
+                break
+            stack = principal_coordinates(whole[:, left][:, :, left], self.dims).numpy()
+            fits, found = two_gaussians_each(stack, tolerance=_FIT), False
+            for where, points, mixture in zip(grams, stack, fits, strict=True):
+                first = mixture.gain if not attempt and not where else first
+                away = [left[i] for i in _other_cluster(torch.from_numpy(points), mixture.labels)]
+                for i, why in self.suspects(known, away, left, mixture.gain, where).items():
+                    (once if where else reasons).setdefault(i, why)
+                    found = True
+            if not found:
+                break
+        looked = torch.tensor(rows, dtype=torch.long)
+        seen = {"tight": torch.tensor([float(i in once) for i in (*rows, root)]).double()}
+        often = ClientAverages.of(past, ids[looked], seen, self.keep**SOONER)
+        for i, share in zip(rows, often.values["tight"].tolist(), strict=False):
+            if i in once and share > _OFTEN:
+                reasons.setdefault(i, once[i])
+        return Clusters(reasons, first, often.stored())
+
+    def suspects(
+        self, known: Known, away: Sequence[int], rows: Sequence[int], gain: float, where: str
+    ) -> Reasons:
+        """Who of a cluster of clients `away` from the root is suspect, of `rows`, the root last."""
+        near = sorted(set(rows[:-1]) - set(away))
+        if min(len(away), len(near)) <= self.dims:  # the root alone is no cluster
+            return {}
+        told = f"its mask is in a cluster of {len(away)}{where} apart from the root's"
+        if gain > self.tight and (2 * len(away) < len(rows) or _worse(known, away, near)):
+            why = f"{told}, too tight for clients that trained on their own (gain {gain:.1f})"
+            return dict.fromkeys(away, why)
+        if gain <= self.apart or where:
+            return {}
+        reasons: Reasons = {}
+        length = known.slow.values["length"]
+        usual = length[near].median()
+        _, longest = lengths(length[near], self.larger)
+        long = [i for i in away if length[i] - usual > longest]
+        if not teach(known, long, near):
+            for i in long:
+                times = float((length[i] - usual).exp())
+                reasons[i] = f"{told}, and its updates are {times:.1f} times as long"
+        for measure, (slow, _) in known.deviations.items():
+            if slow[near].median() <= 0:  # the others are no better
+                continue
+            for i in away:
+                if slow[i] < -1 and not (measure == "alignment" and known.corrects[i]):
+                    reasons.setdefault(i, f"{told}, and its updates {HARM[measure]}")
+        return reasons
+
+
+def _worse(known: Known, away: Sequence[int], near: Sequence[int]) -> bool:
+    """Whether a majority `away` from the root is harmful, and more so than those `near` it.
+
+    The former below 0, the latter by one standard deviation, both in the median. Else it may be
+    the honest clients, alike because they have learned what there is to learn, and the root apart
+    from them with all who are not.
+    """
+    both = known.deviations.values()
+    return not both or any(
+        float(slow[away].median()) < min(0.0, float(slow[near].median()) - 1) for slow, _ in both
+    )
+
+
+def _other_cluster(points: Tensor, labels: npt.NDArray[np.intp]) -> list[int]:
+    """Who of `points` (m, k) is in the component without the last one, and nearer to its middle."""
+    marks = torch.from_numpy(labels)
+    away = marks != marks[-1]
+    if not away.any():
+        return []
+    there, here = (points[part].median(0).values for part in (away, ~away))
+    nearer = (points - there).norm(dim=1) < (points - here).norm(dim=1)
+    members: list[int] = (away & nearer).nonzero().flatten().tolist()
+    return members

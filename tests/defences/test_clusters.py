@@ -1,0 +1,91 @@
+"""Clusters apart from the root's, on numbers made by hand."""
+
+import pytest
+import torch
+
+from skymask.defences.clusters import Clustering
+from skymask.randomness import generator
+from tests.defences.known import known
+
+CLUSTERING = Clustering(dims=2, tight=4.0, apart=1.5, larger=2.5, keep=0.9)
+
+
+@pytest.mark.parametrize(
+    ("facts", "gain", "expected"),
+    [
+        ({"alignment": [-0.1, -0.1, 0.1, -0.1]}, 2.0, {0, 1, 3}),
+        ({"descent": [-0.4, -0.4, 0.3, -0.4]}, 2.0, {0, 1, 3}),
+        ({"length": [3.0, 3.0, 2.0, 3.0]}, 2.0, {0, 1, 3}),
+        ({}, 2.0, set()),
+        ({"length": [3.0] * 4}, 1.0, set()),
+        ({"alignment": [-0.1] * 10}, 2.0, set()),  # those near the root are no better
+        ({}, 4.5, {0, 1, 2, 3}),
+        ({"length": [3.0] * 4, "descent": [0.5] * 4}, 2.0, set()),  # they have something to teach
+        ({"alignment": [-0.1] * 4, "descent": [0.8] * 4}, 2.0, set()),  # what corrects the others
+        ({"length": [3.0] * 4 + [0.1, 0.3, 1.0, 3.0, 0.5, 2.0]}, 2.0, set()),  # so do lengths vary
+    ],
+)
+def test_who_of_a_cluster_apart_is_suspect(facts, gain, expected):
+    away, rows = [0, 1, 2, 3], [*range(11)]
+    assert set(CLUSTERING.suspects(known(**facts), away, rows, gain, "")) == expected
+    # In a single layer only tightness tells.
+    if gain < 4:
+        assert CLUSTERING.suspects(known(**facts), away, rows, gain, " in layer 1") == {}
+
+
+def test_few_are_no_cluster():
+    found = known()
+    assert CLUSTERING.suspects(found, [0, 1], [*range(11)], 9.0, "") == {}
+    assert CLUSTERING.suspects(found, [*range(8)], [*range(8), 10], 9.0, "") == {}
+
+
+def test_a_majority_apart_from_the_root_may_be_the_honest_clients():
+    away, rows = [*range(7)], [*range(11)]
+    assert CLUSTERING.suspects(known(), away, rows, 9.0, "") == {}
+    worse = known(descent=[-0.1] * 7)
+    assert set(CLUSTERING.suspects(worse, away, rows, 9.0, "")) == set(away)
+    # Worse than a few and not bad.
+    assert CLUSTERING.suspects(known(alignment=[0.1] * 7), away, rows, 9.0, "") == {}
+
+
+def points(*groups: tuple[int, float, float]) -> torch.Tensor:
+    """Products (n + 1, n + 1) of groups of so many points around a place, so widely scattered."""
+    draw = generator("points")
+    parts = [
+        torch.tensor([place] + [0.0] * 5)
+        + scatter * torch.randn(size, 6, generator=draw, dtype=torch.float64)
+        for size, place, scatter in groups
+    ]
+    rows = torch.cat(parts)
+    rows = rows - rows.mean(0)
+    return rows @ rows.T / rows.square().sum()
+
+
+def test_a_tight_cluster_in_one_layer_must_be_there_again_and_again():
+    apart, none = points((6, 9.0, 0.01), (25, 0.0, 1.0)), points((31, 0.0, 1.0))
+    found, ids, past = known(clients=30), torch.arange(30), None
+    outs = []
+    for layer in (*[none] * 9, apart, apart, none):
+        clusters = CLUSTERING(found, {"": none, " in layer 1": layer}, ids, range(30), past)
+        past = clusters.memory
+        outs.append(set(clusters.reasons))
+    assert outs == [*[set()] * 10, set(range(6)), set()]
+    once = CLUSTERING(found, {"": none, " in layer 1": apart}, ids, range(30), None)
+    assert set(once.reasons) == set(range(6))
+    assert "6 in layer 1 apart from the root's, too tight" in once.reasons[0]
+
+
+def test_several_kinds_are_taken_out_one_after_another():
+    kinds = points((9, 30.0, 0.01), (6, -9.0, 0.01), (20, 0.0, 1.0))
+    clusters = CLUSTERING(known(clients=34), {"": kinds}, torch.arange(34), range(34), None)
+    assert set(clusters.reasons) == set(range(15))
+    assert clusters.reasons[0] != clusters.reasons[14]
+    assert clusters.gain > 4
+
+
+def test_one_group_is_none():
+    clusters = CLUSTERING(
+        known(clients=30), {"": points((31, 0.0, 1.0))}, torch.arange(30), range(30), None
+    )
+    assert clusters.reasons == {}
+    assert clusters.gain < 1.5
