@@ -21,6 +21,15 @@ def test_har_keeps_the_accuracy_of_the_honest(data_dir, attack):
     assert guarded["fpr"] < 0.05
 
 
+@pytest.mark.parametrize("attack", [sm.NoAttack(), sm.MinMax()])
+def test_har_loses_nobody_for_good(data_dir, attack):
+    # With this seed persons who differ from the others were out from round 60 on, and stayed out.
+    result = run(data_dir, data="har", rounds=150, seed=2, attack=attack, defence=sm.SkyMask())
+    late = [record["fpr"] for record in result.rounds[60:]]
+    assert sum(late) / len(late) < 0.01
+    assert result.summary["fnr"] in (None, 0.0)
+
+
 @pytest.mark.parametrize("attack", [sm.MinSum(), sm.FangTrim()])
 def test_fashion_mnist_finds_the_attackers_from_the_first_rounds(data_dir, attack):
     result = run(data_dir, data="fashion-mnist", rounds=8, attack=attack, defence=sm.SkyMask())
