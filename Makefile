@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
+CORE := tests/attacks tests/data tests/defences $(filter-out $(APART),$(wildcard tests/test_*.py))
+APART := $(addprefix tests/test_,cli.py docs.py end_to_end.py examples.py packaging.py readme.py tabling.py tracking.py)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types docs bench reliability format clean
+.PHONY: help setup demo test test-all lint types docs bench reliability oldest audit release format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,10 +53,32 @@ bench: $(STAMP) ## Measure the SkyMask stage and whole rounds (Fashion-MNIST and
 	$(BIN)/python -m benchmarks.stage
 	$(BIN)/python -m benchmarks.rounds
 
+# What the library itself does, without Flower, browsers and trackers, which have bounds of their own.
+oldest: ## Run the library's tests with the oldest versions allowed (downloads several GB)
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/python tools/oldest.py > build/oldest/constraints.txt
+	build/oldest/bin/python -m pip install --constraint build/oldest/constraints.txt \
+		hatchling hypothesis pytest pytest-timeout
+	build/oldest/bin/python -m pip install --no-build-isolation --editable . \
+		--constraint build/oldest/constraints.txt
+	build/oldest/bin/python -m pytest -m "not long" $(CORE)
+
+audit: ## Look for known weaknesses in the pinned versions (asks a database on the network)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit
+	grep -v '+' constraints.txt > build/audit/pinned.txt
+	build/audit/bin/pip-audit --requirement build/audit/pinned.txt --no-deps --disable-pip \
+		|| { echo "make audit: weaknesses were found, or the database could not be asked (see above)" >&2; exit 1; }
+
+release: $(STAMP) ## Build the wheel, the source archive and the bill of materials into dist
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+	$(BIN)/python tools/sbom.py dist
+
 format: $(STAMP) ## Format the code and mend what the linter can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
 clean: ## Remove .venv, caches and builds
-	rm -rf $(VENV) dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
