@@ -132,6 +132,7 @@ def measure(seed: int, *, thorough: bool) -> list[dict[str, object]]:
         told = _tried("fuzz", name, seed, 10_000 if thorough else 200, 900)
         steered = _tried("steered", name, seed, 60) if thorough and find_spec("atheris") else None
         rows.append(_row(name, told, steered))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)  # it takes an hour
     return rows
 
 
