@@ -313,6 +313,28 @@ def test_resume_of_another_experiment_is_refused(tmp_path):
         sm.simulate(other, device="cpu", out=tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("part", "other", "named"),
+    [
+        ("params", lambda usual: usual[:7], r"of shape \(7,\) and torch.float32 but the model has"),
+        ("params", torch.Tensor.double, r"of shape \(\d+,\) and torch.float64 but the model has"),
+        ("buffers", lambda usual: torch.zeros(3), r"of shape \(3,\) .* but the model has \(0,\)"),
+    ],
+    ids=["fewer parameters", "another type", "buffers"],
+)
+def test_resume_from_the_checkpoint_of_another_model_is_refused(tmp_path, part, other, named):
+    """The manifest is this experiment's: files of two runs were mixed."""
+    experiment = dataclasses.replace(SHORT, rounds=2)
+    sm.simulate(experiment, device="cpu", out=tmp_path)
+    folder = RunFolder(tmp_path)
+    state = folder.load(torch.device("cpu"))
+    folder.save(dataclasses.replace(state, **{part: other(getattr(state, part))}))
+    records = folder.rounds()
+    with pytest.raises(sm.InputError, match=f"the checkpoint in .* holds {part} {named}"):
+        sm.simulate(experiment, device="cpu", out=tmp_path, resume=True)
+    assert folder.rounds() == records  # refused before anything was cut
+
+
 def test_batch_norm_statistics_are_averaged_and_survive_resume(tmp_path, monkeypatch):
     monkeypatch.setattr("skymask.simulation._CHECKPOINT_SECONDS", 0.0)
 
