@@ -3,13 +3,16 @@
 import ctypes
 import os
 import resource
+import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from benchmarks.reliability import crashes
+from benchmarks.reliability.killing import forked
 from skymask import InputError
 from skymask.cli import main
 from skymask.report import write_report
@@ -35,6 +38,24 @@ def test_kills_lose_nothing(what, kills):
     assert row["torn files read"] == 0
     assert row["divergent resumes"] in (0, "-")
     assert row["lost rounds"] in (0, "-")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
+def test_what_a_process_started_dies_with_it(tmp_path):
+    told = tmp_path / "pid"
+
+    def work():
+        told.write_text(str(subprocess.Popen(["sleep", "60"]).pid))
+        time.sleep(60)
+
+    def moment():
+        while not (told.exists() and told.read_text()):
+            time.sleep(0.01)
+
+    assert forked(work, moment)
+    stat = Path("/proc") / told.read_text() / "stat"
+    assert not stat.exists() or ") Z " in stat.read_text()
+    assert not forked(lambda: None, None)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
