@@ -313,6 +313,62 @@ def test_resume_of_another_experiment_is_refused(tmp_path):
         sm.simulate(other, device="cpu", out=tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("part", "other", "named"),
+    [
+        ("params", lambda usual: usual[:7], r"of shape \(7,\) and torch.float32 but the model has"),
+        ("params", torch.Tensor.double, r"of shape \(\d+,\) and torch.float64 but the model has"),
+        ("buffers", lambda usual: torch.zeros(3), r"of shape \(3,\) .* but the model has \(0,\)"),
+    ],
+    ids=["fewer parameters", "another type", "buffers"],
+)
+def test_resume_from_the_checkpoint_of_another_model_is_refused(tmp_path, part, other, named):
+    """The manifest is this experiment's: files of two runs were mixed."""
+    experiment = dataclasses.replace(SHORT, rounds=2)
+    sm.simulate(experiment, device="cpu", out=tmp_path)
+    folder = RunFolder(tmp_path)
+    state = folder.load(torch.device("cpu"))
+    folder.save(dataclasses.replace(state, **{part: other(getattr(state, part))}))
+    records = folder.rounds()
+    with pytest.raises(sm.InputError, match=f"the checkpoint in .* holds {part} {named}"):
+        sm.simulate(experiment, device="cpu", out=tmp_path, resume=True)
+    assert folder.rounds() == records  # refused before anything was cut
+
+
+@pytest.mark.parametrize("memory", [[1, 2], {"scores": torch.ones(2)}, "a", torch.ones(3)])
+def test_resume_with_the_memory_of_another_rule_is_one_sentence(tmp_path, memory):
+    experiment = dataclasses.replace(SHORT, rounds=2, defence=sm.FLDetector())
+    state = stopped_after_one_round(experiment, tmp_path)
+    RunFolder(tmp_path).save(dataclasses.replace(state, memory=memory))
+    with pytest.raises(sm.InputError, match="cannot go on from its checkpoint, whose memory may"):
+        sm.simulate(experiment, device="cpu", out=tmp_path, resume=True)
+
+
+def test_an_error_later_than_the_checkpoint_is_not_blamed_on_it(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class BreaksInRoundTwo(sm.FedAvg):
+        def __call__(self, updates, round):
+            if round.index == 2:
+                raise KeyError("its own")
+            return super().__call__(updates, round)
+
+    experiment = dataclasses.replace(SHORT, rounds=3, defence=BreaksInRoundTwo())
+    stopped_after_one_round(experiment, tmp_path)
+    with pytest.raises(KeyError, match="its own"):
+        sm.simulate(experiment, device="cpu", out=tmp_path, resume=True)
+
+
+def stopped_after_one_round(experiment, out):
+    """The checkpoint of a run that was interrupted."""
+
+    def interrupt(record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sm.simulate(experiment, device="cpu", out=out, watch=interrupt)
+    return RunFolder(out).load(torch.device("cpu"))
+
+
 def test_batch_norm_statistics_are_averaged_and_survive_resume(tmp_path, monkeypatch):
     monkeypatch.setattr("skymask.simulation._CHECKPOINT_SECONDS", 0.0)
 

@@ -1,34 +1,31 @@
 """`kill -9` at random moments of runs, sweeps and reports: what is read afterwards, and resumed.
 
-The process that is killed is a fork of this one, so that a kill costs the time of some rounds and
-not of starting Python. It calls what the command line calls. Checkpoints are written every round
-instead of every five seconds, so that kills hit them, too.
+What is killed calls what the command line calls, as a fork of this process (`killing`).
 """
 
 import json
-import os
 import random
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from skymask import simulation
-from skymask.attacks import Mixed, SignFlip
-from skymask.attacks.mimic import Mimic
-from skymask.defences import FLDetector, SkyMask
-from skymask.errors import InputError
+from benchmarks.reliability.killing import (
+    AT_ONCE,
+    experiments,
+    forked,
+    frequent_checkpoints,
+    torn,
+)
+from benchmarks.reliability.sweeps import killed_sweeps
 from skymask.experiment import Experiment
-from skymask.records import RunFolder
+from skymask.records import TIME_FIELDS, RunFolder
 from skymask.report import write_report
 from skymask.simulation import simulate
-from skymask.types import Attack, Defence
 
 TITLE = "`kill -9` at random moments"
 COLUMNS = (
@@ -40,51 +37,27 @@ COLUMNS = (
     "divergent resumes",
     "lost rounds",
 )
-AT_ONCE = 6
-"""Kills before a run may come to its end."""
 ROUNDS = 12
 
 
-def experiments() -> Iterator[Experiment]:
-    """Small runs whose memories differ: of the rule, of the attack, of both, of who takes part."""
-    rules: list[tuple[Defence, Attack, float]] = [
-        (SkyMask(), SignFlip(), 1.0),
-        (FLDetector(), SignFlip(), 1.0),
-        (SkyMask(), Mimic(), 0.7),
-        (SkyMask(), Mixed((SignFlip(), Mimic())), 1.0),
-    ]
-    seed = 0
-    while True:
-        defence, attack, share = rules[seed % len(rules)]
-        seed += 1
-        yield Experiment(
-            data="synthetic",
-            clients=10,
-            malicious=0.3,
-            rounds=ROUNDS,
-            eval_every=3,
-            seed=seed,
-            defence=defence,
-            attack=attack,
-            participation=share,
-        ).resolved()
-
-
 def measure(seed: int, *, thorough: bool) -> list[dict[str, object]]:
-    """Kill runs and reports: 200 times in all if `thorough`, else 10 times."""
-    drawn = random.Random(seed)
-    runs, reports = (160, 40) if thorough else (8, 2)
-    with tempfile.TemporaryDirectory() as name, _frequent_checkpoints():
+    """Kill runs, sweeps and reports: 200 times in all if `thorough`, else 10 times."""
+    return [
+        {"what": what, **killed(what, many if thorough else few, seed)}
+        for what, (_, many, few) in WHAT.items()
+    ]
+
+
+def killed(what: str, kills: int, seed: int) -> dict[str, object]:
+    """Kill one of `WHAT` so many times, and count what became of it."""
+    with tempfile.TemporaryDirectory() as place, frequent_checkpoints():
         torch.set_num_threads(1)  # a fork has no other threads
-        return [
-            {"what": "runs", **_killed_runs(Path(name), runs, drawn)},
-            {"what": "reports being written", **_killed_reports(Path(name), reports, drawn)},
-        ]
+        return WHAT[what][0](Path(place), kills, random.Random(f"{seed} {what}"))
 
 
 def _killed_runs(place: Path, kills: int, drawn: random.Random) -> dict[str, object]:
-    done = begun = finished = torn = divergent = lost = 0
-    made = experiments()
+    done = begun = finished = damaged = divergent = lost = 0
+    made = experiments(ROUNDS)
     while done < kills:
         experiment = next(made)
         whole, folder = place / "whole", place / "killed"
@@ -94,13 +67,13 @@ def _killed_runs(place: Path, kills: int, drawn: random.Random) -> dict[str, obj
         here = 0
         while not _finished(folder):
             stop = here < AT_ONCE and done < kills
-            after = drawn.uniform(0, usual) if stop else None
-            killed = _forked(lambda folder=folder, e=experiment: _go_on(e, folder), after)
+            moment = partial(time.sleep, drawn.uniform(0, usual)) if stop else None
+            killed = forked(partial(_go_on, experiment, folder), moment)
             if not killed and not _finished(folder):
                 break  # it ended by itself, and not well
             done += killed
             here += killed
-            torn += _torn(folder)
+            damaged += torn(folder)
         begun += 1
         finished += _finished(folder)
         divergent += not _same(whole, folder)
@@ -111,7 +84,7 @@ def _killed_runs(place: Path, kills: int, drawn: random.Random) -> dict[str, obj
         "kills": done,
         "begun": begun,
         "finished afterwards": finished,
-        "torn files read": torn,
+        "torn files read": damaged,
         "divergent resumes": divergent,
         "lost rounds": lost,
     }
@@ -119,20 +92,21 @@ def _killed_runs(place: Path, kills: int, drawn: random.Random) -> dict[str, obj
 
 def _killed_reports(place: Path, kills: int, drawn: random.Random) -> dict[str, object]:
     run, page = place / "reported", place / "reported" / "report.html"
-    simulate(next(experiments()), "cpu", run)
+    simulate(next(experiments(ROUNDS)), "cpu", run)
     begin = time.monotonic()
     write_report([run])
     usual, whole = time.monotonic() - begin, page.read_bytes()
-    done = torn = 0
+    done = damaged = 0
     while done < kills:
-        done += _forked(lambda: write_report([run]), drawn.uniform(0, 1.5 * usual))
-        torn += page.read_bytes() != whole
+        moment = partial(time.sleep, drawn.uniform(0, 1.5 * usual))
+        done += forked(partial(write_report, [run]), moment)
+        damaged += page.read_bytes() != whole
     write_report([run])
     return {
         "kills": done,
         "begun": 1,
         "finished afterwards": int(page.read_bytes() == whole),
-        "torn files read": torn,
+        "torn files read": damaged,
         "divergent resumes": "-",
         "lost rounds": "-",
     }
@@ -144,37 +118,8 @@ def _go_on(experiment: Experiment, folder: Path) -> None:
     simulate(experiment, "cpu", folder, resume=begun)
 
 
-def _forked(work: Callable[[], object], seconds: float | None) -> bool:
-    """Do `work` in a fork that is killed after `seconds`, if any; whether it was."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
-
-
 def _finished(folder: Path) -> bool:
     return (folder / "summary.json").exists()
-
-
-def _torn(folder: Path) -> int:
-    """Whether anybody who looks at a killed run finds a file that makes no sense."""
-    if not (folder / "manifest.json").exists():
-        return 0
-    try:
-        write_report([folder], folder.parent / "look.html")
-        RunFolder(folder).load(torch.device("cpu"))
-    except InputError:
-        return 1
-    return 0
 
 
 def _rounds(folder: Path) -> list[dict[str, Any]]:
@@ -185,9 +130,8 @@ def _same(whole: Path, other: Path) -> bool:
     """The same records, but for times, and the same model to the last bit."""
     if not _finished(other):
         return False
-    timed = {"seconds", "stages"}
     first, second = (
-        [{k: v for k, v in record.items() if k not in timed} for record in _rounds(folder)]
+        [{k: v for k, v in record.items() if k not in TIME_FIELDS} for record in _rounds(folder)]
         for folder in (whole, other)
     )
     one, two = (RunFolder(folder).load(torch.device("cpu")) for folder in (whole, other))
@@ -197,18 +141,12 @@ def _same(whole: Path, other: Path) -> bool:
     return one.params.equal(two.params) and closeups[0] == closeups[1]
 
 
-@contextmanager
-def _frequent_checkpoints() -> Iterator[None]:
-    names = ("_CHECKPOINT_SECONDS", "_CHECKPOINT_COST")
-    before = {name: getattr(simulation, name) for name in names}
-    for name in names:
-        setattr(simulation, name, 0.0)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(simulation, name, value)
-
+WHAT = {
+    "runs": (_killed_runs, 120, 6),
+    "sweeps": (killed_sweeps, 50, 2),
+    "reports being written": (_killed_reports, 30, 2),
+}
+"""Who kills them, and how often: thoroughly, and otherwise."""
 
 if __name__ == "__main__":
     print(json.dumps(measure(1, thorough=False), indent=2))

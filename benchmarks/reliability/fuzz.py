@@ -1,14 +1,16 @@
 """Hostile bytes for every parser: `python -m benchmarks.reliability.fuzz TARGET SEED INPUTS`.
 
 Each target of `parsers` gets the classics (`mutation.classics`), then mutations of valid files, and
-where atheris is installed as many inputs again that atheris steers by what code they reach. Every
+where atheris is installed inputs that atheris steers by what code they reach (`steered`). Every
 target runs in a process of its own, with a bound on its memory; one that never ends is stopped.
 """
 
 import argparse
+import base64
 import json
 import random
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,7 @@ TITLE = "Hostile bytes, and what became of them"
 COLUMNS = (
     "target",
     "inputs",
-    "of them steered by atheris",
+    "steered inputs",
     "accepted",
     "InputError",
     "crashes",
@@ -38,6 +40,8 @@ COLUMNS = (
 )
 SLOW = 10.0
 """Seconds that one input may take."""
+NEVER = 60
+"""Seconds after which an input counts as one that never ends: its process is stopped."""
 MEMORY = 1024
 """MiB that the process may grow by. A data file may unpack to 256, held twice for a while."""
 _SPARE = 4 << 30
@@ -54,6 +58,8 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.crashes: dict[str, int] = {}
         """What was raised and where -> the number of the first input that did it."""
+        self.examples: dict[str, str] = {}
+        """What was raised and where -> the beginning of that input, in base 64."""
         self.longest = 0.0
         self.begin = _peak()
 
@@ -71,7 +77,9 @@ class Tally:
             self.counts["InputError"] += 1
         except Exception as error:
             self.counts["crashes"] += 1
-            self.crashes.setdefault(f"{type(error).__name__} in {_where(error)}", number)
+            what = f"{type(error).__name__} in {_where(error)}"
+            self.crashes.setdefault(what, number)
+            self.examples.setdefault(what, base64.b64encode(data[:4096]).decode())
         took = time.perf_counter() - begin
         self.longest = max(self.longest, took)
         self.counts["slow"] += took > SLOW
@@ -79,7 +87,13 @@ class Tally:
     def told(self) -> dict[str, Any]:
         """As JSON."""
         grown = (_peak() - self.begin) / 2**20
-        return {**self.counts, "which": self.crashes, "longest": self.longest, "grown": grown}
+        which = {"which": self.crashes, "examples": self.examples}
+        return {**self.counts, **which, "longest": self.longest, "grown": grown}
+
+    def write(self, out: Path | None) -> None:
+        """`told` into a file, if any."""
+        if out is not None:
+            out.write_text(json.dumps(self.told()))
 
 
 def inputs(target: str, seed: int, count: int) -> Iterator[bytes]:
@@ -110,57 +124,56 @@ def _where(error: BaseException) -> str:
 
 
 def measure(seed: int, *, thorough: bool) -> list[dict[str, object]]:
-    """A row for each target. Thorough: 10,000 mutations each, and atheris where it is there."""
+    """A row for each target. Thorough: 10,000 mutations each, and a minute of atheris if there."""
     from benchmarks.reliability.parsers import TARGETS
 
-    count, seconds = (10_000, 120.0) if thorough else (200, 30.0)
-    steered = [False, True] if thorough and find_spec("atheris") else [False]
-    return [
-        _row(name, [_tried(name, seed, count, seconds, s) for s in steered]) for name in TARGETS
-    ]
+    rows = []
+    for name in TARGETS:
+        told = _tried("fuzz", name, seed, 10_000 if thorough else 200, 900)
+        steered = _tried("steered", name, seed, 60) if thorough and find_spec("atheris") else None
+        rows.append(_row(name, told, steered))
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)  # it takes an hour
+    return rows
 
 
-def _row(target: str, tallies: list[dict[str, Any]]) -> dict[str, object]:
+def _row(target: str, told: dict[str, Any], steered: dict[str, Any] | None) -> dict[str, object]:
+    tallies = [told] if steered is None else [told, steered]
+
     def total(name: str) -> int:
         return sum(tally.get(name, 0) for tally in tallies)
 
+    absent = "none: --quick" if find_spec("atheris") else "none: atheris is not installed"
     return {
         "target": target,
-        "inputs": total("inputs"),
-        "of them steered by atheris": sum(tally.get("inputs", 0) for tally in tallies[1:]),
+        "inputs": told.get("inputs", 0),
+        "steered inputs": absent if steered is None else steered.get("inputs", 0),
         "accepted": total("accepted"),
         "InputError": total("InputError"),
         "crashes": total("crashes"),
         "which": "; ".join(sorted({name for tally in tallies for name in tally["which"]})),
         "slow": total("slow"),
         "memory, MiB": round(max(tally["grown"] for tally in tallies)),
+        "longest, s": round(max(tally.get("longest", 0.0) for tally in tallies), 2),
+        "examples": {k: v for tally in tallies for k, v in tally.get("examples", {}).items()},
     }
 
 
-def _tried(target: str, seed: int, count: int, seconds: float, steered: bool) -> dict[str, Any]:
-    """The tally of a process that tries the target for at most about so many seconds."""
+def _tried(how: str, target: str, seed: int, *bounds: int) -> dict[str, Any]:
+    """The tally of a process that tries the target: of this module, or of `steered`."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "tally.json"
-        command = [sys.executable, "-m", "benchmarks.reliability.fuzz", target, str(seed)]
-        command += [str(count), f"--seconds={seconds}", f"--out={out}"]
-        try:
-            done = subprocess.run(
-                command + ["--steered"] * steered,
-                capture_output=True,
-                text=True,
-                timeout=2 * seconds + 60,
-                cwd=Path(__file__).parents[2],
-                check=False,
-            )
-            ended = f"the process ended with {done.returncode}"
-        except subprocess.TimeoutExpired:
-            ended = "an input that never ends"
-            done = None
+        command = [sys.executable, "-m", f"benchmarks.reliability.{how}", target, str(seed)]
+        done = subprocess.run(
+            [*command, *map(str, bounds), f"--out={out}"],
+            capture_output=True,
+            cwd=Path(__file__).parents[2],
+            check=False,
+        )
         told: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"which": {}}
         told.setdefault("grown", 0.0)
-        if done is None or done.returncode:
+        if done.returncode:
             told["crashes"] = told.get("crashes", 0) + 1
-            told["which"][ended] = told.get("inputs", 0)
+            told["which"][f"the process ended with {done.returncode}"] = told.get("inputs", 0)
         return told
 
 
@@ -170,71 +183,32 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("seed", type=int)
     parser.add_argument("inputs", type=int, help="mutations, after the classics")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("seconds", type=float, nargs="?", default=60.0, help="at most")
     parser.add_argument("--out", type=Path, help="file for the counts, as JSON")
-    parser.add_argument("--steered", action="store_true", help="by atheris")
     o = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        if o.steered:
-            _steer(o, Path(folder))
-            return
         tally = Tally(o.target, Path(folder))
-        _bound_memory()
+        bound_memory()
         end, told = time.monotonic() + o.seconds, 0.0
         for data in inputs(o.target, o.seed, o.inputs):
             if time.monotonic() > told + 0.5:  # before an input that may never end
                 told = time.monotonic()
-                _write(tally, o.out)
+                tally.write(o.out)
+            signal.alarm(NEVER)
             tally.feed(data)
+            signal.alarm(0)
             if time.monotonic() > end:
                 break
-        _write(tally, o.out)
+        tally.write(o.out)
     if o.out is None:
         print(json.dumps(tally.told(), indent=1))
 
 
-def _steer(o: argparse.Namespace, folder: Path) -> None:
-    """Let atheris choose the inputs. It ends the process itself."""
-    import atheris
-
-    with atheris.instrument_imports(include=["skymask"]):
-        from benchmarks.reliability.parsers import TARGETS
-    (folder / "corpus").mkdir()
-    (folder / "files").mkdir()
-    pool = [valid for valid in TARGETS[o.target].seeds() if len(valid) < 1 << 16]
-    for index, valid in enumerate(pool):
-        (folder / "corpus" / str(index)).write_bytes(valid)
-    tally = Tally(o.target, folder / "files")
-    _bound_memory()
-    told = [0.0]
-
-    def once(data: bytes) -> None:
-        tally.feed(data)
-        if tally.counts["inputs"] >= o.inputs or time.monotonic() > told[0] + 0.5:
-            told[0] = time.monotonic()
-            _write(tally, o.out)
-
-    def mutator(data: bytes, most: int, seed: int) -> bytes:
-        draw = random.Random(seed)
-        if draw.random() < 0.5:
-            return bytes(atheris.Mutate(data, most))
-        return mutated([data, *pool], draw)[:most]
-
-    flags = [f"-runs={o.inputs}", f"-max_total_time={o.seconds:.0f}", f"-seed={o.seed + 1}"]
-    flags += ["-max_len=65536", "-rss_limit_mb=0", "-verbosity=0", str(folder / "corpus")]
-    atheris.Setup([sys.argv[0], *flags], once, custom_mutator=mutator)
-    atheris.Fuzz()
-
-
-def _bound_memory() -> None:
+def bound_memory() -> None:
+    """Let this process have no more than `_SPARE` bytes of addresses beyond what it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + _SPARE
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-
-
-def _write(tally: Tally, out: Path | None) -> None:
-    if out is not None:
-        out.write_text(json.dumps(tally.told()))
 
 
 if __name__ == "__main__":

@@ -336,6 +336,7 @@ TARGETS: dict[str, Target] = {
     "IDX": Target(
         lambda data, folder: read_idx(data, "it"),
         lambda: [_idx((2, 3, 4)), _idx((5,)), b"\0\0\x08\x04" + b"\xff" * 16 + b"abc"],
+        lambda: [b"\0\0\x08\x05" + bytes(4) + b"\xff" * 16, b"\0\0\x08A" + b"\0\0\0\1" * 65 + b"x"],
     ),
     "CIFAR-10 batch": Target(
         lambda data, folder: read_cifar_batch(data, "it"), _batches, lambda: [*_BOMBS]

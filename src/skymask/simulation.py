@@ -115,8 +115,10 @@ def simulate(
         end = time.monotonic()
         return end + max(_CHECKPOINT_SECONDS, _CHECKPOINT_COST * (end - begin))
 
-    for index in range(state.rounds, rounds):
-        state, record, decision = _one_round(run, state)
+    first = state.rounds
+    for index in range(first, rounds):
+        with _blamed(folder if resume and index == first else None):
+            state, record, decision = _one_round(run, state)
         records.append(record)
         if folder is not None:
             if is_kept(index, rounds):
@@ -392,6 +394,25 @@ def _continued(folder: RunFolder, start: Checkpoint, device: torch.device) -> Ch
                 f"{found.dtype} but the model has {tuple(usual.shape)} and {usual.dtype}"
             )
     return state
+
+
+@contextmanager
+def _blamed(folder: RunFolder | None) -> Iterator[None]:
+    """Turns an error in the first round after a checkpoint, if any, into a sentence that names it.
+
+    What a rule or an attack remembers is known to them alone: they find out what does not fit.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if folder is None:
+            raise
+        raise InputError(
+            f"the run in {folder.path} cannot go on from its checkpoint, whose memory may be that "
+            f"of another rule: {type(error).__name__}: {error}"
+        ) from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The parsers read the official formats, and survive hostile bytes."""
 
 import gzip
+import math
 import os
 import pickle
 import resource
@@ -67,6 +68,17 @@ def test_wrong_magic_is_named(magic):
 def test_idx_that_promises_terabytes_allocates_nothing():
     with pytest.raises(InputError, match="header says"):
         read_idx(b"\0\0\x08\x04" + b"\xff" * 16 + b"abc", "it")
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [(0, *[2**32 - 1] * 4), [1] * 65],
+    ids=["nothing, times more than a machine has", "more dimensions than numpy has"],
+)
+def test_idx_of_a_shape_that_no_array_has_is_refused(lengths):
+    head = bytes([0, 0, 8, len(lengths)]) + b"".join(n.to_bytes(4, "big") for n in lengths)
+    with pytest.raises(InputError, match=f"it cannot be an array: .* {len(lengths)} dimensions"):
+        read_idx(head + b"x" * math.prod(lengths), "it")
 
 
 @given(st.binary(max_size=200))

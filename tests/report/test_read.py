@@ -100,6 +100,16 @@ def test_nesting_that_could_exhaust_the_stack_is_refused(tmp_path: Path, depth: 
             report([run])
 
 
+def test_a_few_bytes_that_claim_many_verdicts_cost_nothing(tmp_path: Path) -> None:
+    """2,001 short lines and a number of clients once took gigabytes."""
+    run = make_run(tmp_path / "run", experiment={"clients": 10**20})
+    write_report([run])
+    many = (json.dumps({"round": index, "rejected": {}}) + "\n" for index in range(2_001))
+    (run / "rounds.jsonl").write_text("".join(many))
+    with pytest.raises(InputError, match=r"2,001 rounds and 10,000 clients .* 20,000,000 verdicts"):
+        write_report([run])
+
+
 @pytest.mark.parametrize("ids", [7, {"7": True}, ["7"], [True], [1.5], [-1], [8], [None]])
 def test_malicious_clients_must_be_ids_of_the_run(tmp_path: Path, ids: Any) -> None:
     run = make_run(tmp_path / "run", malicious_clients=ids)

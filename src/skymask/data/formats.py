@@ -57,7 +57,13 @@ def read_idx(data: bytes, name: str) -> NDArray[np.uint8]:
         raise InputError(
             f"{name} holds {len(data) - start:,} values but its IDX header says {size:,}"
         )
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    try:
+        return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    except ValueError:  # a length of 0 beside enormous ones, or more dimensions than numpy has
+        raise InputError(
+            f"{name} cannot be an array: its IDX header tells of {len(shape)} dimensions of up to "
+            f"{max(shape):,} values"
+        ) from None
 
 
 class _PickledArray:

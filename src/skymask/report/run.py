@@ -97,6 +97,9 @@ class Run:
         return (self.labels or {}).get(client, client)
 
 
+_MOST_VERDICTS = 20_000_000
+
+
 class VerdictLog:
     """Collects what became of each client, round by round."""
 
@@ -110,9 +113,18 @@ class VerdictLog:
         self._rounds.append((there, [(self._row(client), code) for client, code in marks.items()]))
 
     def verdicts(self, clients: Iterable[str], malicious: Collection[str]) -> Verdicts:
-        """The verdicts on those seen and on `clients`, the `malicious` ones first."""
+        """The verdicts on those seen and on `clients`, the `malicious` ones first.
+
+        Raises `InputError` where they are more than a page can hold: a short folder can claim any
+        number of clients.
+        """
         for client in clients:
             self._row(client)
+        if len(self._rounds) * len(self._rows) > _MOST_VERDICTS:
+            raise InputError(
+                f"the records are of {len(self._rounds):,} rounds and {len(self._rows):,} clients "
+                f"but a report shows at most {_MOST_VERDICTS:,} verdicts, one a client and round"
+            )
         codes = np.full((len(self._rounds), len(self._rows)), ABSENT, np.uint8)
         for row, (present, marks) in zip(codes, self._rounds, strict=True):
             row[slice(None) if present is None else present] = ACCEPTED
