@@ -11,7 +11,7 @@ import torch
 from benchmarks.writing import markdown_table, write
 from skymask.environment import device_name, versions
 
-PARTS = ("hostile", "fuzz", "crashes", "load")
+PARTS = ("hostile", "fuzz", "crashes", "load", "determinism")
 
 
 def main() -> None:
