@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-CORE := tests/attacks tests/data tests/defences $(filter-out $(APART),$(wildcard tests/test_*.py))
 APART := $(addprefix tests/test_,cli.py docs.py end_to_end.py examples.py packaging.py readme.py tabling.py tracking.py)
+CORE := tests/attacks tests/data tests/defences $(filter-out $(APART),$(wildcard tests/test_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint types docs bench reliability oldest audit release format clean
