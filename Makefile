@@ -67,7 +67,7 @@ audit: ## Look for known weaknesses in the pinned versions (asks a database on t
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet pip-audit
 	grep -v '+' constraints.txt > build/audit/pinned.txt
-	build/audit/bin/pip-audit --requirement build/audit/pinned.txt --no-deps --disable-pip \
+	build/audit/bin/pip-audit --requirement build/audit/pinned.txt --no-deps --disable-pip --strict \
 		|| { echo "make audit: weaknesses were found, or the database could not be asked (see above)" >&2; exit 1; }
 
 release: $(STAMP) ## Build the wheel, the source archive and the bill of materials into dist
