@@ -1,10 +1,12 @@
 """The same seed gives the same model, however the run is made."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks.reliability import determinism
-from skymask import simulation
+from skymask import masks, simulation
 from skymask.simulation import simulate
 
 EXPERIMENTS = dict(determinism.experiments(1, thorough=False))
@@ -57,6 +59,19 @@ def test_five_clients_at_a_time_are_five(monkeypatch):
     monkeypatch.setattr(simulation, "plan", seen)
     simulate(EXPERIMENTS["digits, fedavg, label-flip"], "cpu")
     assert chunks == [5]
+
+
+def test_small_blocks_are_small(monkeypatch):
+    widths = []
+
+    class Seen(masks.PlainState):
+        def __init__(self, *args):
+            super().__init__(*args)
+            widths.append(self.width)
+
+    monkeypatch.setattr(masks, "PlainState", Seen)
+    determinism.in_blocks(replace(EXPERIMENTS["digits, skymask, label-flip"], rounds=1))
+    assert set(widths) == {1000 // 13}  # 12 clients and the root model
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
