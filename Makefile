@@ -5,27 +5,45 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
+LOCKS := locks/dev.txt locks/torch.txt locks/torch-cpu.txt
 
 APART := $(addprefix tests/test_,cli.py docs.py end_to_end.py examples.py packaging.py readme.py tabling.py tracking.py)
 CORE := tests/attacks tests/data tests/defences $(filter-out $(APART),$(wildcard tests/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint types docs bench reliability oldest audit release format clean
+.PHONY: help setup setup-unchecked lock demo test test-all lint types docs bench reliability oldest audit release format clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## Create .venv and install the package and its tools, at the pinned versions
 
-# The CPU build of torch wins over a CUDA build of the same version wherever pip is offered both;
-# installed first, no other package can ask for a different one. The build backend comes along so
-# that no unpinned copy of it is fetched for an isolated build.
-$(STAMP): pyproject.toml constraints.txt
+# Every file that is installed has a digest in locks/. The CPU build of torch is taken where the
+# index has it, else PyPI's. The package itself is a folder, which has no digest; its build backend
+# is among the locked packages, so that no other copy is fetched for an isolated build.
+$(STAMP): pyproject.toml $(LOCKS)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade pip --constraint constraints.txt
-	$(PIP) install torch hatchling --constraint constraints.txt
-	$(PIP) install --no-build-isolation --editable '.[dev]' --constraint constraints.txt
+	$(PIP) install --require-hashes --requirement locks/dev.txt
+	$(PIP) install --require-hashes --no-deps --requirement locks/torch-cpu.txt \
+		|| { echo "The CPU build of torch is not to be had here; taking the one of PyPI."; \
+		$(PIP) install --require-hashes --no-deps --requirement locks/torch.txt; }
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	@touch $@
+
+# Only for an index that builds packages itself, whose files have digests of their own.
+setup-unchecked: ## As setup, with the same versions, but without comparing digests
+	$(PYTHON) -m venv $(VENV)
+	cat locks/dev.txt locks/torch.txt | sed -E 's/ *\\$$//; /^ +--hash/d' > $(VENV)/versions.txt
+	$(PIP) install torch hatchling --constraint $(VENV)/versions.txt
+	$(PIP) install --no-build-isolation --editable '.[dev]' --constraint $(VENV)/versions.txt
+	@touch $(STAMP)
+
+# With a uv of its own: what pyproject.toml asks for anew is not in .venv, nor in the lock, yet.
+lock: ## Write the lock files anew after pyproject.toml changed (UPGRADE=--upgrade moves the pins)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv --constraint locks/dev.txt
+	build/lock/bin/python tools/lock.py $(UPGRADE)
 
 demo: $(STAMP) ## Train with and without an attack and with SkyMask, on the embedded digits
 	$(BIN)/skymask demo
@@ -66,8 +84,8 @@ oldest: ## Run the library's tests with the oldest versions allowed (downloads s
 audit: ## Look for known weaknesses in the pinned versions (asks a database on the network)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet pip-audit
-	grep -v '+' constraints.txt > build/audit/pinned.txt
-	build/audit/bin/pip-audit --requirement build/audit/pinned.txt --no-deps --disable-pip --strict \
+	build/audit/bin/pip-audit --requirement locks/dev.txt --requirement locks/torch.txt \
+		--require-hashes --disable-pip --strict \
 		|| { echo "make audit: weaknesses were found, or the database could not be asked (see above)" >&2; exit 1; }
 
 release: $(STAMP) ## Build the wheel, the source archive and the bill of materials into dist

@@ -146,17 +146,38 @@ def test_readme_says_in_a_line_why_a_dependency_is_there(requirement: str) -> No
     assert reasons, f"no list item or table row of README.md says why {name} is needed"
 
 
-def test_every_declared_dependency_is_pinned() -> None:
-    pins = {}
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        name, _, version = line.partition("==")
-        assert re.fullmatch(r"\d[\w.]*", version), f"{line!r} is not an exact, public version"
-        pins[requirement_name(name)] = version
+def locked(name: str) -> dict[str, str]:
+    """What the file `name` of locks pins: each requirement's first line, and its digests' lines."""
+    text = (ROOT / "locks" / name).read_text(encoding="utf-8")
+    entries = re.findall(r"^([^\s#].*)\n((?:[ \t]+.*\n)*)", text, re.MULTILINE)
+    return dict(entries)
+
+
+@pytest.mark.parametrize("name", ["dev.txt", "torch.txt", "torch-cpu.txt"])
+def test_every_locked_file_has_an_exact_version_and_digests(name: str) -> None:
+    pins = locked(name)
+    assert pins
+    for first, digests in pins.items():
+        assert re.match(r"[\w.-]+==\d[\w.+]* (; .* )?\\$", first), first
+        assert digests, first
+        for line in digests.splitlines():
+            assert re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}( \\)?", line), line
+
+
+def test_every_declared_dependency_is_locked() -> None:
+    pins = {requirement_name(line) for part in ("dev.txt", "torch.txt") for line in locked(part)}
     project = pyproject()["project"]
     declared = [*project["dependencies"], *pyproject()["build-system"]["requires"]]
     declared += [line for extra in project["optional-dependencies"].values() for line in extra]
     names = {requirement_name(line) for line in declared} - {project["name"]}  # an extra of extras
-    assert names - pins.keys() == set()
+    assert names - pins == set()
+
+
+def test_both_builds_of_torch_are_of_one_release() -> None:
+    (cpu,) = locked("torch-cpu.txt")
+    (other,) = (line for line in locked("torch.txt") if requirement_name(line) == "torch")
+    assert cpu.replace("+cpu", "") == other
+    assert "torch" not in {requirement_name(line) for line in locked("dev.txt")}
 
 
 # The Makefile

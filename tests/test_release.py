@@ -55,6 +55,38 @@ def test_the_bill_is_the_same_each_time(bill):
     assert tool("sbom").bill() == bill
 
 
+UV = """\
+numpy==2.4.6 \\
+    --hash=sha256:aa \\
+    --hash=sha256:bb
+    # via
+    #   skymask (pyproject.toml)
+    #   torch
+nvidia-nvtx==13.0.85 ; sys_platform == 'linux' \\
+    --hash=sha256:cc
+    # via torch
+torch==2.13.0 \\
+    --hash=sha256:dd
+    # via skymask (pyproject.toml)
+torchy==1.0 \\
+    --hash=sha256:ee
+"""
+
+
+def test_what_only_the_cuda_build_of_torch_needs_has_a_lock_of_its_own():
+    parts = tool("lock").split(UV)
+    pinned = {name: re.findall(r"^([\w-]+)==", text, re.MULTILINE) for name, text in parts.items()}
+    assert pinned == {"dev.txt": ["numpy", "torchy"], "torch.txt": ["nvidia-nvtx", "torch"]}
+    assert "via" not in "".join(parts.values())
+    assert parts["dev.txt"].count("--hash") == 3
+
+
+def test_locks_are_written_as_they_are_split():
+    found = tool("lock")
+    text = "".join((found.LOCKS / name).read_text() for name in found.HEADS)
+    assert found.split(text) == {name: (found.LOCKS / name).read_text() for name in found.HEADS}
+
+
 def test_the_oldest_versions_are_those_that_are_allowed():
     shown = subprocess.run(
         [sys.executable, ROOT / "tools" / "oldest.py"], capture_output=True, text=True, check=True
