@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from skymask.cli import main
-from skymask.cli.tabling import asked
+from skymask.cli.sweeping import command
 from skymask.experiment import to_json
 from skymask.tables import TABLES
 from skymask.tables.work import Task
@@ -114,5 +114,5 @@ def _offline(*_: object) -> None:
 
 def test_a_record_names_no_folder_of_the_machine():
     words = ["table", "1", "--out", "/here", "--rows", "har*", "--data-dir=/there", "--seeds=2"]
-    assert asked(words) == "skymask table 1 --rows 'har*' --seeds=2"
-    assert asked(["table", "2", "--minutes", "8"]) == "skymask table 2"
+    assert command(words) == "skymask table 1 --rows 'har*' --seeds=2"
+    assert command(["table", "2", "--minutes", "8"]) == "skymask table 2"
