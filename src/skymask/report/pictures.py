@@ -79,5 +79,13 @@ def _thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
         try:
             yield lambda work: thread.submit(loop.run_until_complete, work).result()
         finally:
-            thread.submit(loop.run_until_complete, loop.shutdown_asyncgens()).result()
+            thread.submit(loop.run_until_complete, _cancelled()).result()
             loop.close()
+
+
+async def _cancelled() -> None:
+    """Cancel what is left to be done in the event loop: a browser that failed leaves something."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)

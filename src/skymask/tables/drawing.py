@@ -71,7 +71,7 @@ def drawing(page: Page, drawn: Sequence[Sequence[Series]], caption: str) -> dict
     data = [_legend(label, style, page) for label, style in styles.items()]
     layout = _blank(grid.height, grid.left) | {"annotations": [*grid.frame()]}
     for index, (panel, series) in enumerate(zip(page.panels, drawn, strict=True)):
-        axes = {"xaxis": f"x{index + 1}", "yaxis": f"y{index + 1}"}
+        axes = {"xaxis": f"x{_number(index)}", "yaxis": f"y{_number(index)}"}
         if panel.shows not in ("updates", "masks", "failures"):  # below all lines
             data += [band | axes for each in series for band in _band(each, styles[each.label])]
         data += [
@@ -215,7 +215,8 @@ class _Grid:
         note = "<br>".join(textwrap.wrap(escape(caption, quote=False), 130))
         below = 40 if page.panels[0].shows not in ("updates", "masks") else 24
         height = at + below + 15 * (note.count("<br>") + 1) + 8
-        left = _NAMES if any(panel.shows == "failures" for panel in page.panels) else _LEFT
+        shown = {panel.shows for panel in page.panels}
+        left = _NAMES if "failures" in shown else 36 if "masks" in shown else _LEFT
         return cls(page, drawn, note, left, tuple(tops), tuple(sizes), height)
 
     def frame(self) -> Iterator[dict[str, Any]]:
@@ -231,9 +232,11 @@ class _Grid:
         width = (whole - gap * (self.page.columns - 1)) / self.page.columns
         left = (width + gap) * column / whole
         lowest = index + self.page.columns >= len(self.page.panels)
-        x = _axis(f"y{index + 1}", [left, left + width / whole], panel.across)
+        x = _axis(f"y{_number(index)}", [left, left + width / whole], panel.across)
         bottom = self.tops[row] + self.sizes[row]
-        y = _axis(f"x{index + 1}", [1 - bottom / self.height, 1 - self.tops[row] / self.height], "")
+        y = _axis(
+            f"x{_number(index)}", [1 - bottom / self.height, 1 - self.tops[row] / self.height], ""
+        )
         if points:
             for axis in (x, y):
                 axis |= {"showticklabels": False, "ticks": "", "showgrid": False, "nticks": 0}
@@ -244,7 +247,7 @@ class _Grid:
             y |= self._up(index, column == 0)
         if not lowest:
             x.pop("title")
-        return {f"xaxis{index + 1}": x, f"yaxis{index + 1}": y}
+        return {f"xaxis{_number(index)}": x, f"yaxis{_number(index)}": y}
 
     def _across(self, column: int) -> list[float]:
         """What the panels of a column have in common: their rounds, or settings."""
@@ -291,7 +294,10 @@ class _Grid:
     def notes(self, index: int) -> list[dict[str, Any]]:
         """The panel's title, and what is to be read in it."""
         panel, series = self.page.panels[index], self.drawn[index]
-        here: dict[str, Any] = {"xref": f"x{index + 1} domain", "yref": f"y{index + 1} domain"}
+        here: dict[str, Any] = {
+            "xref": f"x{_number(index)} domain",
+            "yref": f"y{_number(index)} domain",
+        }
         found = []
         if panel.title:
             at: dict[str, Any] = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
@@ -305,10 +311,15 @@ class _Grid:
             for lane, group in enumerate(lanes.values()):
                 share = sum(len(s.x) for s in group) / max(1, sum(s.rounds for s in group))
                 text = f"{100 * share:.1f} % of rounds"
-                place = here | {"yref": f"y{index + 1}", "x": 0.01, "y": lane - 0.17}
+                place = here | {"yref": f"y{_number(index)}", "x": 0.01, "y": lane - 0.17}
                 place |= {"xanchor": "left", "yanchor": "bottom"}
                 found.append(_text(text, **place, size=10))
         return found
+
+
+def _number(index: int) -> str:
+    """What plotly.js calls the axes of a panel, after x or y."""
+    return str(index + 1) if index else ""
 
 
 def _row_height(panel: Panel, page: Page, drawn: Sequence[Sequence[Series]]) -> int:
@@ -326,7 +337,8 @@ def _range(values: Sequence[float], rate: bool) -> list[float]:
         most = math.ceil(20 * most - 1e-9) / 20
         return [-0.03 * most, 1.03 * most]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    return [math.floor(10 * low - 1e-9) / 10, math.ceil(10 * high + 1e-9) / 10]
+    least, most = math.floor(10 * low - 1e-9) / 10, math.ceil(10 * high + 1e-9) / 10
+    return [max(least, -0.02), min(most, 1.02)]
 
 
 def _axis(anchor: str, domain: list[float], title: str) -> dict[str, Any]:

@@ -189,9 +189,7 @@ def figure_5() -> Figure:
         lines = [tuple(Line(column, ((row, column),)) for column in known.columns) for row in rows]
         titles = [f"{NAMES[row.split()[-1]]}, {DATA[row.split()[0]]}" for row in rows]
         curves = (Panel("curve", *each) for each in zip(lines, titles, strict=True))
-        failures = (
-            Panel("failures", each, up="rounds that missed a malicious client") for each in lines
-        )
+        failures = (Panel("failures", each, "detection failures", up="FNR") for each in lines)
         title = "Detection failures, " + ("as in the paper" if name == "paper" else _said(name))
         pages.append(Page(name, title, len(rows), (*curves, *failures)))
     wanted = {place for page in pages for place in page.places}

@@ -27,7 +27,8 @@ _READ: Mapping[str, str] = {
     "each seed.",
     "trend": "Accuracy is the mean of the last five evaluations, FPR and FNR are means over all "
     "rounds.",
-    "updates": "The first two principal components, a point each client.",
+    "updates": "The first two principal components, a point each client; those of clients that "
+    "sent the same lie on one another.",
     "ones": "Lines are means over clients and seeds, bands reach from the least client to the "
     "largest.",
 }
@@ -140,7 +141,8 @@ def caption(figure: Figure, page: Page, found: Found, seeds: int) -> str:
 
 def _count(found: Found, places: Sequence[Place], seeds: int) -> tuple[int, int]:
     """How many cells there are at `places`, each seed counted, and how many have no record."""
-    once = {seedless(found.cells[place].experiment): place for place in places}
+    cells = {place: found.cells[place] for place in places}
+    once = {(seedless(cell.experiment), cell.closeup): at for at, cell in cells.items()}
     there = sum(min(len(found.records[place]), seeds) for place in once.values())
     return seeds * len(once), seeds * len(once) - there
 
