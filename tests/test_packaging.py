@@ -49,8 +49,8 @@ ORDER = (
     "simulation",
     "progress",
     "tracking",
-    "tables",
     "report",
+    "tables",
     "cli",
     "__main__",
 )

@@ -1,7 +1,8 @@
-"""The command line: `skymask demo`, `run`, `table`, `report`, `watch`, `list`, `data`, `doctor`.
+"""The command line: what is done and looked at with `skymask COMMAND`.
 
     running.py     run, demo
-    tabling.py     table
+    tabling.py     table, figure
+    sweeping.py    what those two share
     looking.py     list, data, doctor
     reporting.py   report, watch
     shared.py      what they share
@@ -20,7 +21,7 @@ from skymask.cli.looking import data_command, doctor, list_components
 from skymask.cli.reporting import report, watch
 from skymask.cli.running import demo, run
 from skymask.cli.shared import err, warn
-from skymask.cli.tabling import table
+from skymask.cli.tabling import figure, table
 from skymask.environment import reuse_memory
 from skymask.errors import InputError
 
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "run": run,
     "table": table,
+    "figure": figure,
     "report": report,
     "watch": watch,
     "list": list_components,

@@ -17,18 +17,24 @@ _LONGEST = 1e3
 """In the masks' training an update counts as at most this many times as long as the server's."""
 
 
-def trained_masks(training: MaskTraining, updates: Tensor, round: Round, root: bool) -> Masks:
+def trained_masks(
+    training: MaskTraining,
+    updates: Tensor,
+    round: Round,
+    root: bool,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> Masks:
     """Masks of `updates` (n, d), and with `root` of the server's own update as row n.
 
     Updates much longer than the server's are shortened first, so that no client can make the root
-    loss overflow. Raises `InputError` where `round` lacks `params`, `loss`, `root` or, with `root`,
-    `server_update`.
+    loss overflow. `watch` is as in `MaskTraining`. Raises `InputError` where `round` lacks
+    `params`, `loss`, `root` or, with `root`, `server_update`.
     """
     server = needed(round, "server_update", "SkyMask") if root else None
     rows = _shortened(updates, server)
     if server is not None:
         rows = torch.cat([rows, server[None]])
-    return training(rows, _root_gradient(round))
+    return training(rows, _root_gradient(round), watch)
 
 
 def mask_evidence(masks: Masks, layers: Mapping[str, slice]) -> dict[str, Any]:

@@ -1,34 +1,28 @@
 """The report's figures as files: SVG and PNG for a paper, CSV for a program of one's own."""
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from skymask.errors import InputError, require
+from skymask.errors import require
 from skymask.records import replace_file, writing
 from skymask.report import clients
-from skymask.report.page import PLOTLY, content
+from skymask.report.page import content
+from skymask.report.pictures import INK, Row, csv_text, renderer
 from skymask.report.read import read_runs
 from skymask.report.run import ABSENT, ACCEPTED, EXCLUDED, REJECTED, CloseUp, Run
 from skymask.report.tables import Table, drawing, is_table, read_table, shown
 
 FORMATS = ("svg", "png", "csv")
 _SIZE = {"width": 720, "height": 440}
-_INK = "#1b1f24"
 _VERDICTS = {
     ACCEPTED: "accepted",
     REJECTED: "left out",
     EXCLUDED: "not asked",
     ABSENT: "not there",
 }
-
-Row = Sequence[Any]
 
 
 def export(
@@ -78,9 +72,9 @@ def export(
             watch(folder / name, len(written), whole)
 
     for name, (header, rows) in numbers.items():
-        write(f"{name}.csv", _csv(header, rows))
+        write(f"{name}.csv", csv_text(header, rows))
     if figures:
-        with _drawing() as draw:
+        with renderer() as draw:
             for name, figure in figures.items():
                 for each in pictures:
                     write(f"{name}.{each}", draw(_printed(figure), each))
@@ -160,21 +154,6 @@ def _closeups(runs: Sequence[Run]) -> Iterator[Row]:
                     yield run.name, closeup.round + 1, name, quantity, value
 
 
-def _csv(header: Row, rows: Iterator[Row]) -> bytes:
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(header)
-    table.writerows([_safe(cell) for cell in row] for row in rows)
-    return text.getvalue().encode("utf-8", "replace")
-
-
-def _safe(cell: Any) -> Any:
-    """A text that a spreadsheet would take for a formula gets a quote before it."""
-    if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + cell
-    return cell
-
-
 def _nearest(closeups: Sequence[CloseUp], round: int | None) -> CloseUp | None:
     if not closeups:
         return None
@@ -187,36 +166,8 @@ def _printed(figure: dict[str, Any]) -> dict[str, Any]:
     """The figure on white, with dark axes, as print wants it."""
     layout = figure["layout"] | _SIZE | {"paper_bgcolor": "white", "plot_bgcolor": "white"}
     layout["height"] = figure["layout"].get("height", _SIZE["height"])
-    layout["font"] = layout["font"] | {"color": _INK, "family": "sans-serif", "size": 14}
+    layout["font"] = layout["font"] | {"color": INK, "family": "sans-serif", "size": 14}
     for axis in [name for name in layout if name.startswith(("xaxis", "yaxis"))]:
-        grid = {"gridcolor": "#dddddd", "zerolinecolor": "#dddddd", "linecolor": _INK}
+        grid = {"gridcolor": "#dddddd", "zerolinecolor": "#dddddd", "linecolor": INK}
         layout[axis] = grid | {"showline": True, "ticks": "outside"} | layout[axis]
     return {"data": figure["data"], "layout": layout}
-
-
-@contextmanager
-def _drawing() -> Iterator[Callable[[dict[str, Any], str], bytes]]:
-    """What draws a figure in a format, in one browser for all; it fetches nothing."""
-    try:
-        import kaleido
-        from choreographer.errors import BrowserFailedError, ChromeNotFoundError
-    except ImportError:
-        raise InputError(
-            "export to svg and png needs kaleido: pip install 'skymask[export]'; csv needs nothing"
-        ) from None
-
-    def draw(figure: dict[str, Any], format: str) -> bytes:
-        scale = 3 if format == "png" else 1
-        return bytes(kaleido.calc_fig_sync(figure, opts={"format": format, "scale": scale}))
-
-    with as_file(files("skymask.report") / PLOTLY) as script:
-        try:
-            kaleido.start_sync_server(plotlyjs=script, mathjax=False, silence_warnings=True)
-            yield draw
-        except (ChromeNotFoundError, BrowserFailedError) as error:
-            raise InputError(
-                "export to svg and png needs a Chrome or Chromium that starts: install one, or "
-                f"name it in BROWSER_PATH; csv needs none ({type(error).__name__})"
-            ) from error
-        finally:
-            kaleido.stop_sync_server(silence_warnings=True)

@@ -15,7 +15,7 @@ _FEW = 3 * SMOOTHING  # up to so many rounds the points themselves are the clear
 
 # Okabe and Ito's colours for all kinds of colour vision, without the two that vanish on a white or
 # on a dark page; the dashes tell runs apart where the colours come round again, or are not seen.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _PATTERNS = ("", "/", ".", "x")
 
@@ -111,7 +111,7 @@ def smooth(runs: Sequence[Run]) -> bool:
 
 def colour(index: int) -> str:
     """The colour of the run at `index`."""
-    return _COLOURS[index % len(_COLOURS)]
+    return COLOURS[index % len(COLOURS)]
 
 
 def _name(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""What a table is: cells, each of them an experiment, and how they are shown."""
+"""What tables and figures are made of: cells, each of them an experiment."""
 
 import dataclasses
 import hashlib
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from skymask.errors import InputError
 from skymask.experiment import Experiment, from_json, to_json
@@ -51,6 +51,8 @@ class Cell:
     starts: int | None = None
     """The attack's first round, for attackers that start late."""
     target: Target | None = None
+    closeup: bool = False
+    """Its record also holds what is known of single clients after the last round."""
 
     def seeded(self, seed: int) -> Experiment:
         """The experiment with this seed."""
@@ -58,32 +60,15 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One column of a rendered table: a measure (`measures.MEASURES`) of one column's cells."""
+class Sheet:
+    """Cells under a name: what a table and a figure have in common."""
 
-    heading: str
-    column: str
-    measure: str
-
-
-@dataclass(frozen=True)
-class View:
-    """One rendered table: which columns, and which rows (by a pattern)."""
-
-    title: str
-    entries: tuple[Entry, ...]
-    rows: str = "*"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table by name: its cells, and how they are shown."""
-
+    kind: ClassVar[str]
+    """What it is called on the command line and in the names of its files."""
     name: str
     title: str
     cells: tuple[Cell, ...]
-    views: tuple[View, ...]
-    rounds: int | None = None
+    rounds: int | None = field(default=None, kw_only=True)
     """What its rounds were cut to, if they were (`cut`)."""
 
     @property
@@ -98,11 +83,11 @@ class Table:
 
     @property
     def stem(self) -> str:
-        """The name of its files; tables with fewer rounds have others."""
-        return f"table-{self.name}" + (f"-{self.rounds}-rounds" if self.rounds else "")
+        """The name of its files; one with fewer rounds has others."""
+        return f"{self.kind}-{self.name}" + (f"-{self.rounds}-rounds" if self.rounds else "")
 
-    def cut(self, rounds: int | None) -> "Table":
-        """The same table with at most `rounds` rounds a cell: other experiments, other records."""
+    def cut(self, rounds: int | None) -> Self:
+        """The same with at most `rounds` rounds a cell: other experiments, other records."""
         if rounds is None:
             return self
 
@@ -130,6 +115,32 @@ class Table:
             _matching("--columns", columns, self.columns),
         )
         return [cell for cell in self.cells if cell.row in wanted[0] and cell.column in wanted[1]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One column of a rendered table: a measure (`measures.MEASURES`) of one column's cells."""
+
+    heading: str
+    column: str
+    measure: str
+
+
+@dataclass(frozen=True)
+class View:
+    """One rendered table: which columns, and which rows (by a pattern)."""
+
+    title: str
+    entries: tuple[Entry, ...]
+    rows: str = "*"
+
+
+@dataclass(frozen=True)
+class Table(Sheet):
+    """A table by name: its cells, and how they are shown."""
+
+    kind: ClassVar[str] = "table"
+    views: tuple[View, ...]
 
 
 def _matching(option: str, patterns: Sequence[str], labels: Iterable[str]) -> set[str]:

@@ -2,11 +2,12 @@
 
 A record has the experiment, the run's summary, how many verdicts were wrong in each round, accuracy
 at each evaluation, and the conditions: versions, a digest of the source, device, seconds, command.
+Where a figure needs it there is also what is known of single clients after the last round.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +17,8 @@ from skymask.errors import InputError
 from skymask.errors import told as shown
 from skymask.metrics import mean_of
 from skymask.records import read_object
-from skymask.tables.cell import identity
+from skymask.tables.cell import identity, seedless
+from skymask.tables.closeup import Closeup
 
 Rates = list[float | None]
 """One value a round; None where nobody could be judged wrongly."""
@@ -29,6 +31,7 @@ def compact(
     *,
     jobs: int,
     warnings: Sequence[str] = (),
+    closeup: Closeup | None = None,
 ) -> dict[str, Any]:
     """The record of a run that has ended; `jobs` cells shared its device."""
     evaluated = [r for r in rounds if "accuracy" in r]
@@ -63,7 +66,7 @@ def compact(
         "seconds": summary["seconds"],
         "command": manifest["command"],
         "warnings": list(warnings),
-    }
+    } | ({} if closeup is None else {"closeup": asdict(closeup)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,11 @@ class Record:
     """A record that was read."""
 
     told: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """What tells it from the records of other cells."""
+        return key(identity(self.told["experiment"]), "closeup" in self.told)
 
     @property
     def seed(self) -> int:
@@ -86,6 +94,19 @@ class Record:
     def fnr(self) -> Rates:
         """Share of the malicious clients that were accepted, in each round."""
         return self._rates("false_negatives", "malicious")
+
+    @cached_property
+    def accuracy(self) -> list[tuple[int, float]]:
+        """Rounds, counted from 1, and the testing accuracy after them."""
+        rounds, every = self.told["experiment"]["rounds"], self.told["experiment"]["eval_every"]
+        evaluated = [*range(every, rounds, every), rounds]
+        values = [float(value) for value in self.told["evaluations"]["accuracy"]]
+        return list(zip(evaluated, values, strict=True))
+
+    @cached_property
+    def closeup(self) -> Closeup | None:
+        """What is known of single clients after the last round, if that was asked for."""
+        return Closeup.read(self.told["closeup"]) if "closeup" in self.told else None
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -110,11 +131,26 @@ def read_records(folder: Path) -> dict[str, Record]:
             record = Record(told)
             if not isinstance(told["summary"], dict):
                 raise ValueError("its summary is no object")
-            _ = record.seed, record.fpr, record.fnr  # a damaged one shows now, with its name
-            found[identity(told["experiment"])] = record
+            # A damaged one shows now, with its name.
+            _ = record.seed, record.fpr, record.fnr, record.accuracy, record.closeup
+            found[record.key] = record
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"{path} is not a record that can be read: {error}") from error
     return found
+
+
+def key(identity: str, closeup: bool) -> str:
+    """What a cell's record and folders are called; one with a close-up is another cell."""
+    return f"{identity}-closeup" if closeup else identity
+
+
+def repeats(records: Mapping[str, Record]) -> dict[str, list[Record]]:
+    """The records of each experiment whatever its seed (`seedless`), by seed."""
+    found: dict[str, dict[int, Record]] = {}
+    for name in sorted(records):  # of an experiment that was also looked at, the plain record
+        record = records[name]
+        found.setdefault(seedless(record.told["experiment"]), {}).setdefault(record.seed, record)
+    return {same: [seeds[seed] for seed in sorted(seeds)] for same, seeds in found.items()}
 
 
 def runs(values: Iterable[int]) -> list[Any]:

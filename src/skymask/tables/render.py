@@ -18,7 +18,7 @@ from skymask.metrics import mean_of
 from skymask.records import json_text
 from skymask.tables.cell import Cell, Entry, Table, View, identity, seedless
 from skymask.tables.measures import MEASURES, Statistic, difference
-from skymask.tables.record import Record
+from skymask.tables.record import Record, repeats
 
 MISSING = "missing"
 
@@ -61,12 +61,10 @@ class _Seen:
 def render(table: Table, records: Mapping[str, Record], seeds: int) -> Rendered:
     """The table as far as there are records, of any seed; `seeds` are wanted of each cell."""
     identify = cache(seedless)  # rows share yardsticks
-    repeats: dict[str, list[Record]] = {}
-    for record in sorted(records.values(), key=lambda record: record.seed):
-        repeats.setdefault(seedless(record.told["experiment"]), []).append(record)
+    there = repeats(records)
 
     def found(experiment: Experiment | None) -> list[Record]:
-        return [] if experiment is None else repeats.get(identify(experiment), [])
+        return [] if experiment is None else there.get(identify(experiment), [])
 
     seen = {
         (cell.row, cell.column): _Seen(

@@ -10,15 +10,16 @@ In a sweep's folder:
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from skymask.experiment import Experiment
+from skymask.experiment import Experiment, to_json
 from skymask.records import RunFolder, json_text, read_object, replace_file, writing
-from skymask.simulation import simulate
+from skymask.simulation import malicious_clients, simulate
 from skymask.tables.cell import Cell, identity
-from skymask.tables.record import compact
+from skymask.tables.closeup import Closeup, Watching
+from skymask.tables.record import compact, key
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,16 @@ class Task:
     """For people: row, column and seed, of the first cell that wants it."""
     experiment: Experiment
     key: str
-    """The experiment's identity."""
+    """What its record is called (`record.key`)."""
+    closeup: bool = False
+    """Whether its record holds a close-up."""
 
     @classmethod
     def of(cls, cell: Cell, seed: int) -> "Task":
         """A cell's task for one seed."""
         experiment = cell.seeded(seed).resolved()
-        return cls(f"{cell.row}, {cell.column}, seed {seed}", experiment, identity(experiment))
+        name = key(identity(experiment), cell.closeup)
+        return cls(f"{cell.row}, {cell.column}, seed {seed}", experiment, name, cell.closeup)
 
     @property
     def rounds(self) -> int:
@@ -86,13 +90,15 @@ def run_cell(
     done, folder = places.record(task.key), places.run(task.key)
     if done.exists():
         return read_object(done)
-    resume = (folder.path / "manifest.json").exists()
+    resume = (folder.path / "manifest.json").exists() and not _too_late(task, places)
     if not resume and folder.path.exists():
-        shutil.rmtree(folder.path)  # killed before anything was in it
+        shutil.rmtree(folder.path)  # killed before anything was in it, or past what is looked at
+    watching = Watching(task.experiment.defence, task.rounds - 1)
+    experiment = replace(task.experiment, defence=watching) if task.closeup else task.experiment
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")  # each once, however many rounds give it
         result = simulate(
-            task.experiment,
+            experiment,
             device,
             folder.path,
             resume=resume,
@@ -101,10 +107,31 @@ def run_cell(
             command=command,
         )
     said = dict.fromkeys(str(warning.message) for warning in caught)
-    record = compact(folder.manifest, result.summary, result.rounds, jobs=jobs, warnings=[*said])
+    record = compact(
+        folder.manifest | {"experiment": to_json(task.experiment)},
+        result.summary,
+        result.rounds,
+        jobs=jobs,
+        warnings=[*said],
+        closeup=_closeup(task.experiment, watching),
+    )
     with writing(done):
         done.parent.mkdir(parents=True, exist_ok=True)
         replace_file(done, json_text(record).encode() + b"\n")
         shutil.rmtree(folder.path)
         places.failure(task.key).unlink(missing_ok=True)
     return record
+
+
+def _too_late(task: Task, places: Places) -> bool:
+    """Whether the last round, of which a close-up is wanted, is over already."""
+    return task.closeup and places.rounds_done(task.key) >= task.rounds
+
+
+def _closeup(experiment: Experiment, watching: Watching) -> Closeup | None:
+    """The close-up of the last round, where the rule was watched."""
+    if watching.seen is None:
+        return None
+    updates, round = watching.seen
+    marks = malicious_clients(experiment.clients or 0, experiment.malicious, experiment.seed)
+    return Closeup.of(updates, round, marks if round.clients is None else marks[round.clients])
