@@ -101,7 +101,10 @@ def _until_some_moment(
 
 
 def _left(tasks: list[Task], places: Places) -> int:
-    return sum(rounds_left(t, places) for t in tasks if not places.record(t.key).exists())
+    """Rounds and records that a sweep has still to write."""
+    return sum(
+        rounds_left(task, places) + 1 for task in tasks if not places.record(task.key).exists()
+    )
 
 
 def _torn_record(out: Path) -> bool:
