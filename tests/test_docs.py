@@ -54,8 +54,10 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path):
             continue
         name, *arguments = shlex.split(command)
         assert name == "skymask", command
-        if arguments[0] == "table":
+        if arguments[0] in ("table", "figure"):
             arguments += ["--rounds", "2", "--seeds", "1"]  # else it takes an hour
+        if arguments[0] == "figure":
+            arguments += ["--format", "csv"]  # a browser is not everywhere
         if ("har" in command or "fashion" in command) and not os.environ.get("SKYMASK_DATA"):
             pytest.skip("set SKYMASK_DATA to a folder with the real data sets")
         run = [sys.executable, "-m", "skymask.cli", *arguments]
