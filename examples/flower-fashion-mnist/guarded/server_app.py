@@ -3,6 +3,7 @@
 from logging import getLogger
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -23,6 +24,7 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     require(config["attack"] in ATTACKS, "attack", config["attack"], " or ".join(ATTACKS))
     held = divided(config, 1)
+    torch.manual_seed(config["seed"])  # noqa: TID251 -- the first global model is the seed's, too
     model = build_model(config)
 
     def evaluate(index: int, arrays: ArrayRecord) -> MetricRecord:
