@@ -20,15 +20,19 @@ def far(some, other):
 
 
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (16, 128), (17, 129), (101, 5000), (333, 1000)])
-def test_the_fused_step_equals_the_plain_one(n, d):
+@pytest.mark.parametrize("with_server", [False, True])
+def test_the_fused_step_equals_the_plain_one(n, d, with_server):
     draw = torch.Generator("cuda").manual_seed(n)
     updates = torch.randn(n, d, device="cuda", generator=draw)
-    fused, plain = fused_state(updates, 0.4), PlainState(updates, 0.4)
+    own = torch.randn(d, device="cuda", generator=draw) if with_server else None
+    fused, plain = fused_state(updates, 0.4, own), PlainState(updates, 0.4, own)
     for step in range(6):
         slope = torch.randn(d, device="cuda", generator=draw) if step else updates.new_zeros(d)
         relative = step < 4
-        told = fused.advance(slope, 1.5, relative).tolist()
-        expected = plain.advance(slope, 1.5, relative).tolist()
+        squares = [state.square(slope) / plain.values.numel() for state in (fused, plain)]
+        assert far(*squares) < 1e-5
+        told = fused.advance(slope, squares[0], 1.5, relative).tolist()
+        expected = plain.advance(slope, squares[1], 1.5, relative).tolist()
         assert told[0] > 0 if expected[0] else told[0] == 0
         assert abs(told[1] - expected[1]) <= 1e-5 * n * d
         for name in ("values", "mean", "total", "spread"):

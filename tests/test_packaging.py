@@ -25,6 +25,7 @@ MAX_BYTES = 5_000_000
 # A folder (data, defences, attacks) is one entry; its files may import one another, without cycles.
 ORDER = (
     "errors",
+    "shards",
     "types",
     "randomness",
     "environment",

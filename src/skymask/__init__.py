@@ -61,6 +61,7 @@ from skymask.errors import InputError
 from skymask.experiment import Experiment
 from skymask.flat import assign, flatten, flatten_buffers
 from skymask.server import server_round
+from skymask.shards import Shard, shard
 from skymask.simulation import Result, simulate
 from skymask.types import Attack, Batch, ClientData, Dataset, Decision, Defence, Round
 
@@ -118,6 +119,7 @@ __all__ = [
     "Result",
     "Round",
     "Scaling",
+    "Shard",
     "SignFlip",
     "SignGuard",
     "SingleLayer",
@@ -135,5 +137,6 @@ __all__ = [
     "flatten",
     "flatten_buffers",
     "server_round",
+    "shard",
     "simulate",
 ]

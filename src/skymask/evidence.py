@@ -25,8 +25,12 @@ import torch
 from torch import Tensor
 
 from skymask.flat import RootLoss
+from skymask.geometry import ALL, lengths
+from skymask.shards import Shard
 from skymask.types import Batch
 
+_ENTRIES = 1 << 28
+"""Entries of the models that are made at once."""
 _STEP = 0.1
 """Length of the step along an update, in lengths of the server's own: short enough to be linear."""
 
@@ -48,7 +52,13 @@ class Evidence:
 
 
 def root_evidence(
-    loss: RootLoss, params: Tensor, updates: Tensor, root: Batch, length: float
+    loss: RootLoss,
+    params: Tensor,
+    updates: Tensor,
+    root: Batch,
+    length: float,
+    server: Tensor | None = None,
+    shard: Shard = ALL,
 ) -> Evidence | None:
     """The alignment of `updates` (n, d) with the labels of `root` at the global model (d,).
 
@@ -67,20 +77,22 @@ def root_evidence(
     softmax of the scores before and N_s how many root samples have the label of s: R is minus the
     gradient of the cross-entropy, each class of the root data set with the same say.
 
+    A `server` update (d,) counts as one more client, the last. Of the clients' updates, but not of
+    that one, this process holds the columns `shard` alone.
+
     None where the model's outputs are not one score for each of two or more classes, or the root
     has samples of a single class.
     """
-    norms = torch.linalg.vector_norm(updates, dim=1, keepdim=True)
-    scale = torch.where(norms > 0, _STEP * length / norms, 0.0)
     before = loss.outputs(params[None], root.inputs)
     if before is None or before.dim() != 3 or root.labels.dim() != 1:
         return None
     classes = root.labels.unique()
     if not 2 <= len(classes) <= before.shape[2] > classes.max():
         return None
-    after = loss.outputs(params + scale * updates, root.inputs)
-    assert after is not None
-    change = (after - before).to(torch.float64)
+    after = [_stepped(loss, params, updates, root.inputs, _STEP * length, shard)]
+    if server is not None:
+        after.append(_stepped(loss, params, server[None], root.inputs, _STEP * length, ALL))
+    change = (torch.cat(after) - before).to(torch.float64)
     change = change - change.mean(2, keepdim=True)  # (n, N, C)
     samples = change.shape[1]
     tiny = torch.finfo(torch.float64).tiny
@@ -101,6 +113,26 @@ def root_evidence(
         wanted.norm().clamp_min(tiny) * math.sqrt(wanted.numel())
     )
     return Evidence(*found[0], *found[1], descent)
+
+
+def _stepped(
+    loss: RootLoss, params: Tensor, updates: Tensor, inputs: Tensor, length: float, shard: Shard
+) -> Tensor:
+    """What models put out that are moved from `params` (d,) along `updates` (n, d): (n, N, C).
+
+    Each by `length`, or not at all along an update of zeros.
+    """
+
+    def outputs(rows: Tensor) -> Tensor:
+        norms = lengths(rows)[:, None]
+        found = loss.outputs(params + torch.where(norms > 0, length / norms, 0.0) * rows, inputs)
+        assert found is not None
+        return found
+
+    if shard.ranks > 1:
+        return shard.each_row(updates, lambda row: outputs(row[None])[0])
+    at_once = max(1, _ENTRIES // len(params))  # beside all updates, few models
+    return torch.cat([outputs(rows) for rows in updates.split(at_once)])
 
 
 def _contrast(ranks: Tensor, inside: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

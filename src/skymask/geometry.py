@@ -8,6 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from skymask.shards import Shard
+
+ALL = Shard()
+"""Of a process that holds all columns."""
 _UNSURE = 1e-2
 """A squared distance below this share of the squared norms has lost too many digits."""
 _ENTRIES = 1 << 21
@@ -24,6 +28,12 @@ def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
     """sum_i w_i rows_i / sum_i w_i of `rows` (n, d) with `weights` (n,): (d,)."""
     shares = weights.to(torch.float64) / weights.sum(dtype=torch.float64)
     return shares.to(rows.dtype) @ rows
+
+
+def lengths(rows: Tensor, shard: Shard = ALL) -> Tensor:
+    """Euclidean norms of `rows` (n, d), (n,), of which this process holds the columns `shard`."""
+    own = torch.linalg.vector_norm(rows, dim=1)
+    return own if shard.ranks == 1 else shard.sum(own.square()).sqrt()
 
 
 def distances_to(point: Tensor, rows: Tensor) -> Tensor:
@@ -75,16 +85,17 @@ def _cancelled(distances: Tensor, norms: Tensor) -> Tensor:
     return ((small | distances.isinf()) & doubtful & doubtful[:, None]).fill_diagonal_(False)
 
 
-def principal_components(rows: Tensor, dims: int) -> Tensor:
+def principal_components(rows: Tensor, dims: int, shard: Shard = ALL) -> Tensor:
     """Coordinates of `rows` (n, d) along their first `dims` principal axes: (n, dims) float64.
 
     From the n x n Gram matrix of the centred rows, never a d x d one: with eigenpairs (l, v) of it
     the coordinates are sqrt(l) v. An axis has no sign of its own; the entry largest in size is
-    made positive, so the result does not hang on the order of the rows.
+    made positive, so the result does not hang on the order of the rows. Of the rows' columns this
+    process holds `shard`.
     """
     # Bits are centred in the Gram matrix alone: products of 0 and 1 are exact.
     gram = gram_matrix(rows, rows.mean(0) if rows.is_floating_point() else None)
-    return principal_coordinates(gram, dims)
+    return principal_coordinates(shard.sum(gram), dims)
 
 
 def principal_coordinates(gram: Tensor, dims: int) -> Tensor:

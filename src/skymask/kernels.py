@@ -24,43 +24,61 @@ _WIDE = 1024
 """Columns of a program that reads vectors only."""
 
 
-def fused_state(updates: Tensor, tau: float) -> "FusedState | None":
+_BITS = 1 << 26
+"""Mask entries whose bits are told at once."""
+
+
+def fused_state(updates: Tensor, tau: float, server: Tensor | None = None) -> "FusedState | None":
     """The fused `masks.State` of `updates` (n, d), or None where there is no such kernel.
 
-    There is one for single precision on CUDA.
+    There is one for single precision on CUDA. `server` is as in `masks.MaskTraining`.
     """
     if triton is None or updates.device.type != "cuda" or updates.dtype != torch.float32:
         return None
-    return FusedState(updates, tau)
+    return FusedState(updates, tau, server)
 
 
 class FusedState:
     """`masks.State` in two kernels: the gradient's length, then one pass over all masks."""
 
-    def __init__(self, updates: Tensor, tau: float) -> None:
+    def __init__(self, updates: Tensor, tau: float, server: Tensor | None = None) -> None:
         self.updates, self.tau = updates.contiguous(), tau
-        self.values = torch.ones_like(self.updates)
-        self.mean, self.total, self.spread = updates.new_ones(3, updates.shape[1])
+        own = [] if server is None else [server]
+        self.last = torch.cat([self.updates[:0].view(-1), *own])  # contiguous, too
+        n, d = len(updates) + len(own), updates.shape[1]
+        self.values = updates.new_ones(n, d)
+        self.mean, self.total, self.spread = updates.new_ones(3, d)
         self.mean.copy_(updates.mean(0))
 
     @property
     def bits(self) -> Tensor:
         """See `masks.State`."""
-        return torch.sigmoid(self.values) > self.tau
+        bits = torch.empty_like(self.values, dtype=torch.bool)
+        rows = max(1, _BITS // self.values.shape[1])
+        for some, told in zip(self.values.split(rows), bits.split(rows), strict=True):
+            torch.gt(torch.sigmoid(some), self.tau, out=told)
+        return bits
 
-    def advance(self, gradient: Tensor, gamma: float, relative: bool) -> Tensor:
-        """See `masks.State.advance`."""
+    def square(self, gradient: Tensor) -> Tensor:
+        """See `masks.State.square`."""
         # Triton launches on the current device, whatever device its arguments are on.
         with torch.cuda.device(self.updates.device):
-            n, d = self.values.shape
+            d = self.values.shape[1]
             parts = torch.empty(triton.cdiv(d, _WIDE), dtype=torch.float64, device=gradient.device)
-            _squares[(len(parts),)](gradient, self.total, self.spread, parts, d, _WIDE)
-            square = parts.sum() / (n * d)
+            _squares[(len(parts),)](gradient.contiguous(), self.total, self.spread, parts, d, _WIDE)
+        return parts.sum()
+
+    def advance(self, gradient: Tensor, square: Tensor, gamma: float, relative: bool) -> Tensor:
+        """See `masks.State.advance`."""
+        with torch.cuda.device(self.updates.device):
+            n, d = self.values.shape
             programs = triton.cdiv(d, _COLUMNS)
             told = torch.empty(programs, 2, dtype=torch.int32, device=gradient.device)
             _advance[(programs,)](
-                self.values, self.updates, gradient, square, self.mean, self.total, self.spread,
-                told, n, d, gamma, self.tau, relative, _ROWS, _COLUMNS, num_warps=_WARPS,
+                self.values, self.updates, self.last, gradient.contiguous(), square,
+                self.mean, self.total, self.spread, told,
+                n, len(self.updates), d, gamma, self.tau, relative, _ROWS, _COLUMNS,
+                num_warps=_WARPS,
             )  # fmt: skip
         return told.sum(0)
 
@@ -81,10 +99,13 @@ def _squares(gradient, total, spread, parts, d, columns: constexpr):
 
 @_kernel
 def _advance(
-    values, updates, gradient, square, mean, total, spread, told,
-    n, d, gamma, tau, relative: constexpr, rows: constexpr, columns: constexpr,
+    values, updates, last, gradient, square, mean, total, spread, told,
+    n, given, d, gamma, tau, relative: constexpr, rows: constexpr, columns: constexpr,
 ):  # fmt: skip
-    """Move the masks of a block of columns and sum them up; see `masks.State`."""
+    """Move the masks of a block of columns and sum them up; see `masks.State`.
+
+    Of n rows `updates` has the `given` first ones, and `last` the one beyond, if there is one.
+    """
     column = tl.program_id(0).to(tl.int64) * columns + tl.arange(0, columns)
     inside = column < d
     rms = tl.sqrt(tl.load(square)).to(tl.float32)
@@ -107,7 +128,10 @@ def _advance(
         there = (row < n)[:, None] & inside[None, :]
         at = row[:, None] * d + column[None, :]
         m = tl.load(values + at, there, 0.0)
-        w = tl.load(updates + at, there, 0.0) - old_mean
+        w = tl.load(updates + at, there & (row < given)[:, None], 0.0)
+        beyond = (row - given)[:, None] * d + column[None, :]
+        w += tl.load(last + beyond, there & (row >= given)[:, None], 0.0)
+        w -= old_mean
         before = tl.sigmoid(m)
         m += force * (before * (1 - before) * w)
         tl.store(values + at, m, there)

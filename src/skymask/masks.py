@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from skymask.kernels import fused_state
+from skymask.shards import Shard
 
 _BLOCK_ENTRIES = {"cpu": 1 << 18}
 """Mask entries worked on at once: on a CPU, so few that a block's temporaries stay in the cache."""
@@ -66,28 +67,41 @@ class MaskTraining:
         updates: Tensor,
         gradient: Callable[[Tensor], Tensor],
         watch: Callable[[int, Tensor], None] | None = None,
+        *,
+        server: Tensor | None = None,
+        shard: Shard = Shard(),  # noqa: B008 -- frozen
     ) -> Masks:
         """Train the masks of `updates`.
 
         Args:
-            updates: (n, d) deltas W_i - W_t, the root model's among them; finite.
+            updates: (n, d) deltas W_i - W_t; finite.
             gradient: df/dWbar, (d,), at W_t + the (d,) vector it is given.
             watch: called with the step and the mask values m (n, d) after each step.
+            server: one more delta (d,), whose mask comes last. To be given by itself saves a copy
+                of all the others where they are large.
+            shard: which columns of all d `updates`, `server` and the masks are; `gradient` is
+                given and gives all of them.
 
         Where the gradient is not finite or vanishes the masks have nothing to learn from and
         training stops there.
         """
-        state = fused_state(updates, self.tau) or PlainState(updates, self.tau)
-        gamma = self.gamma
-        state.advance(torch.zeros_like(updates[0]), gamma, self.relative)  # sums up, moves nothing
+        state = fused_state(updates, self.tau, server) or PlainState(updates, self.tau, server)
+        n, d = state.values.shape
+        entries = n * (shard.size or d)
+
+        def advance(slope: Tensor) -> list[int]:
+            square = shard.sum(state.square(slope)) / entries
+            told = shard.sum(state.advance(slope, square, self.gamma, self.relative))
+            return told.tolist()  # the one wait for the device in a step
+
+        advance(torch.zeros_like(updates[0]))  # sums up, moves nothing
         steps, flipped, moved = 0, 0.0, False
         while steps < self.steps:
-            told = state.advance(gradient(state.mean), gamma, self.relative)
-            usable, changed = told.tolist()  # the one wait for the device in a step
+            usable, changed = advance(shard.part(gradient(shard.whole(state.mean))))
             if not usable:
                 break
             steps += 1
-            flipped = changed / updates.numel()
+            flipped = changed / entries
             if watch is not None:
                 watch(steps, state.values)
             moved = moved or changed > 0
@@ -110,11 +124,16 @@ class State(Protocol):
     spread: Tensor
     """sum_i (s_i (1 - s_i) (U_i - Ubar))^2, (d,): with g / S it gives the gradient's square."""
 
-    def advance(self, gradient: Tensor, gamma: float, relative: bool) -> Tensor:
+    def square(self, gradient: Tensor) -> Tensor:
+        """The mask gradient's squared length, where `gradient` is df/dWbar (d,) at the mean."""
+        ...
+
+    def advance(self, gradient: Tensor, square: Tensor, gamma: float, relative: bool) -> Tensor:
         """One step of Eq. 4 with `gradient` df/dWbar (d,) at the mean, then the sums anew.
 
-        Returns two numbers on the device: whether the mask gradient could be used (it is finite
-        and not all zero; if not nothing moves), and how many bits changed.
+        `square` is the mean square of the mask gradient's entries. Returns two numbers on the
+        device: above 0 if the mask gradient could be used (it is finite and not all zero; if not
+        nothing moves), and how many bits changed.
         """
         ...
 
@@ -126,7 +145,9 @@ class PlainState:
     faults than the arithmetic.
     """
 
-    def __init__(self, updates: Tensor, tau: float) -> None:
+    def __init__(self, updates: Tensor, tau: float, server: Tensor | None = None) -> None:
+        if server is not None:
+            updates = torch.cat([updates, server[None]])
         n, d = updates.shape
         self.updates, self.tau = updates, tau
         self.values, self.slope = torch.ones_like(updates), torch.zeros_like(updates)
@@ -136,13 +157,18 @@ class PlainState:
         self.scratch = updates.new_empty(2, n, self.width)
         self.marks = torch.empty(n, self.width, dtype=torch.bool, device=updates.device)
 
-    def advance(self, gradient: Tensor, gamma: float, relative: bool) -> Tensor:
-        """See `State.advance`."""
-        n, d = self.values.shape
+    def square(self, gradient: Tensor) -> Tensor:
+        """See `State.square`."""
         pull = gradient / self.total  # g / S
         # Sums per column in single precision are short (n terms); the long sum over columns is
         # taken in double, where 14 million terms lose nothing.
-        rms = ((self.spread * pull.square()).sum(dtype=torch.float64) / (n * d)).sqrt()
+        total: Tensor = (self.spread * pull.square()).sum(dtype=torch.float64)
+        return total
+
+    def advance(self, gradient: Tensor, square: Tensor, gamma: float, relative: bool) -> Tensor:
+        """See `State.advance`."""
+        d = self.values.shape[1]
+        pull, rms = gradient / self.total, square.sqrt()
         usable = rms.isfinite() & (rms > 0)
         size = gamma / rms if relative else torch.full_like(rms, gamma)
         pull = torch.where(usable, -size * pull, 0.0).to(pull.dtype)

@@ -19,6 +19,7 @@ from skymask.flat import (
     root_loss,
 )
 from skymask.randomness import generator, key
+from skymask.shards import Shard
 from skymask.types import Batch, ClientData, Round
 
 OwnTraining = Callable[[nn.Module, Batch], None]
@@ -47,6 +48,7 @@ class Server:
         memory: object = None,
         server_update: Tensor | None = None,
         server_buffers: Tensor | None = None,
+        shard: Shard = Shard(),  # noqa: B008 -- frozen
     ) -> Round:
         """Train the root model from `params` (d,) and `buffers` (b,) and put the `Round` together.
 
@@ -70,6 +72,7 @@ class Server:
             counts=counts,
             generator=generator(self.seed, "defence", index),
             memory=memory,
+            shard=shard,
         )
 
     def _root_update(self, index: int, params: Tensor, buffers: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,6 +164,7 @@ def server_round(
     client_buffers: Tensor | None = None,
     memory: object = None,
     seed: int = 0,
+    shard: Shard = Shard(),  # noqa: B008 -- frozen
 ) -> Round:
     """A `Round` for a training loop of your own.
 
@@ -176,6 +180,8 @@ def server_round(
         client_buffers: the clients' floating-point buffers, (n, b).
         memory: `Decision.memory` of the round before.
         seed: decides the root model's mini-batches and what a rule draws.
+        shard: which columns of the updates this process will give the rule, if not all: what
+            `skymask.shard` made. Everything else is given in whole, the same in each process.
 
     Raises:
         InputError: as `server` does.
@@ -199,4 +205,5 @@ def server_round(
         counts=None if counts is None else torch.as_tensor(counts),
         client_buffers=client_buffers,
         memory=memory,
+        shard=shard,
     )

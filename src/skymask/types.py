@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from skymask.shards import Shard
+
 
 class Batch(NamedTuple):
     """Samples with their labels: `inputs` (N, ...), `labels` (N,)."""
@@ -110,6 +112,12 @@ class Round:
     """How many clients were left out before the rule was asked; among the f that a rule assumes."""
     own: Batch | None = None
     """In an attack's round alone: clean samples of the malicious clients' own."""
+    shard: Shard = Shard()  # noqa: RUF009 -- frozen
+    """Which columns the (n, d) updates have that the rule is given; its update has the same.
+
+    All other fields hold whole vectors. SkyMask's rules work on a part of the columns, others
+    refuse it.
+    """
 
     def __post_init__(self) -> None:
         """Take plain pairs and lists too: a `root` of (inputs, labels), numbers as `counts`."""

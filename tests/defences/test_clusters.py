@@ -19,7 +19,8 @@ CLUSTERING = Clustering(dims=2, tight=4.0, apart=1.5, larger=2.5, keep=0.9)
         ({}, 2.0, set()),
         ({"length": [3.0] * 4}, 1.0, set()),
         ({"alignment": [-0.1] * 10}, 2.0, set()),  # those near the root are no better
-        ({}, 4.5, {0, 1, 2, 3}),
+        ({}, 5.2, {0, 1, 2, 3}),
+        ({}, 5.0, set()),  # of so few, 4 is no surprise
         ({"length": [3.0] * 4, "descent": [0.5] * 4}, 2.0, set()),  # they have something to teach
         ({"alignment": [-0.1] * 4, "descent": [0.8] * 4}, 2.0, set()),  # what corrects the others
         ({"length": [3.0] * 4 + [0.1, 0.3, 1.0, 3.0, 0.5, 2.0]}, 2.0, set()),  # so do lengths vary

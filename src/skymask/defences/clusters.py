@@ -18,6 +18,11 @@ _FEWEST = 8
 """Fewer masks than this, the root's among them, form no clusters that could be told from chance."""
 _FIT = 1e-4
 """When to stop fitting clusters: in log-likelihood per point, far below what decides."""
+_MANY = 14
+"""Of fewer masks a few lie in a cluster by chance, so that the bounds on the gain rise as 1 / n.
+
+Points drawn from one Gaussian gain more than 4 in a thousandth of all draws of 8, and 3.2 of 10.
+"""
 _PASSES = 3
 """How many kinds of attackers can be taken out one after another in a round."""
 _OFTEN = 1 / 3
@@ -96,10 +101,11 @@ class Clustering:
         if min(len(away), len(near)) <= self.dims:  # the root alone is no cluster
             return {}
         told = f"its mask is in a cluster of {len(away)}{where} apart from the root's"
-        if gain > self.tight and (2 * len(away) < len(rows) or _worse(known, away, near)):
+        raised = max(1.0, _MANY / len(rows))
+        if gain > raised * self.tight and (2 * len(away) < len(rows) or _worse(known, away, near)):
             why = f"{told}, too tight for clients that trained on their own (gain {gain:.1f})"
             return dict.fromkeys(away, why)
-        if gain <= self.apart or where:
+        if gain <= raised * self.apart or where:
             return {}
         reasons: Reasons = {}
         length = known.slow.values["length"]

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from skymask.defences.memory import ClientAverages, recalled
-from skymask.geometry import squared_distances
+from skymask.geometry import ALL, distances_to, squared_distances
+from skymask.geometry import lengths as lengths_of
+from skymask.shards import Shard
 
 Reasons = dict[int, str]
 """Why clients are rejected, by their place in the round."""
@@ -134,18 +136,20 @@ class Known:
         return max(float(own.median()), 1 / self.samples) if len(own) else math.inf
 
 
-def copied(updates: Tensor, server: Tensor) -> Reasons:
+def copied(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Reasons:
     """Who of `updates` (n, d) sent what two others sent, at least.
 
     Updates are the same where a hundredth of the usual distance to the `server`'s (d,) parts them,
     and of their own length: clients with nothing left to learn send next to nothing, all of them.
-    Nobody is a copy where most clients sent what the server has.
+    Nobody is a copy where most clients sent what the server has. Of both this process holds the
+    columns `shard`.
     """
-    distances = squared_distances(torch.cat([updates, server[None]]))
-    usual = distances[-1, :-1].median()
-    own = updates.square().sum(1, dtype=distances.dtype)
+    distances = shard.sum(squared_distances(updates))
+    apart = shard.sum(distances_to(server, updates).to(distances.dtype).square())
+    usual = apart.median()
+    own = lengths_of(updates, shard).to(distances.dtype).square()
     near = _SAME * torch.minimum(usual, own)[:, None]
-    same = (distances[:-1, :-1] < near) & usual.isfinite()
+    same = (distances < near) & usual.isfinite()
     return {
         i: f"its update is a copy of {k - 1} others'"
         for i, k in enumerate(same.sum(1).tolist())

@@ -1,6 +1,6 @@
 """Masks for the updates of a round: what every variant of SkyMask starts with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from skymask.defences.selected import needed
 from skymask.flat import RootLoss, gradient
+from skymask.geometry import lengths
 from skymask.masks import Masks, MaskTraining
+from skymask.shards import Shard
 from skymask.types import Round
 
 PAPER = "Yan et al., SkyMask: Attack-agnostic Robust Federated Learning, ECCV 2024"
@@ -31,21 +33,21 @@ def trained_masks(
     `params`, `loss`, `root` or, with `root`, `server_update`.
     """
     server = needed(round, "server_update", "SkyMask") if root else None
-    rows = _shortened(updates, server)
-    if server is not None:
-        rows = torch.cat([rows, server[None]])
-    return training(rows, _root_gradient(round), watch)
+    rows = _shortened(updates, server, round.shard)
+    own = None if server is None else round.shard.part(server)
+    return training(rows, _root_gradient(round), watch, server=own, shard=round.shard)
 
 
-def mask_evidence(masks: Masks, layers: Mapping[str, slice]) -> dict[str, Any]:
+def mask_evidence(masks: Masks, round: Round) -> dict[str, Any]:
     """What a report shows of the masks: steps, bits flipped last, share of ones in each layer."""
+    layers = round.shard.layers(round.layers)
+    ones = {name: masks.bits[:, at].sum(1, dtype=torch.float32) for name, at in layers.items()}
+    if ones:
+        ones = dict(zip(ones, round.shard.sum(torch.stack(list(ones.values()))), strict=True))
     return {
         "mask_steps": masks.steps,
         "flipped": masks.flipped,
-        "ones": {
-            name: masks.bits[:, at].sum(1, dtype=torch.float32) / (at.stop - at.start)
-            for name, at in layers.items()
-        },
+        "ones": {name: ones[name] / (at.stop - at.start) for name, at in round.layers.items()},
     }
 
 
@@ -62,8 +64,8 @@ def _root_gradient(round: Round) -> Callable[[Tensor], Tensor]:
     return total
 
 
-def _shortened(updates: Tensor, server: Tensor | None) -> Tensor:
-    norms = torch.linalg.vector_norm(updates, dim=1)
+def _shortened(updates: Tensor, server: Tensor | None, shard: Shard) -> Tensor:
+    norms = lengths(updates, shard)
     usual = norms.median() if server is None else torch.linalg.vector_norm(server)
     longest = _LONGEST * usual
     if longest == 0 or not (norms > longest).any():

@@ -1,6 +1,7 @@
 """SkyMask as the paper prints it: two clusters of masks in every round."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -54,14 +55,14 @@ class PaperSkyMask:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    @screened
+    @partial(screened, sharded=True)
     def __call__(self, updates: Tensor, round: Round) -> Decision:
         """Accept the clients of `updates` (n, d) whose masks are in the root's cluster.
 
         Raises `InputError` where `round` lacks `params`, `loss`, `root` or `server_update`.
         """
         masks = trained_masks(_training(self), updates, round, root=True)
-        points = principal_components(masks.bits, min(self.dims, len(updates)))
+        points = principal_components(masks.bits, min(self.dims, len(updates)), round.shard)
         mixture = two_gaussians(points.numpy())
         return _decide(updates, round, mixture, int(mixture.labels[-1]), masks, points)
 
@@ -88,14 +89,14 @@ class SkyMaskNR:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    @screened
+    @partial(screened, sharded=True)
     def __call__(self, updates: Tensor, round: Round) -> Decision:
         """Accept the clients of `updates` (n, d) whose masks are in the larger cluster.
 
         Raises `InputError` where `round` lacks `params`, `loss` or `root`.
         """
         masks = trained_masks(_training(self), updates, round, root=False)
-        points = principal_components(masks.bits, min(self.dims, len(updates)))
+        points = principal_components(masks.bits, min(self.dims, len(updates)), round.shard)
         mixture = two_gaussians(points.numpy())
         larger = int((mixture.labels == 1).sum() * 2 > len(updates))
         return _decide(updates, round, mixture, larger, masks, points)
@@ -111,7 +112,7 @@ def _decide(
     n = len(updates)
     trust = torch.from_numpy(mixture.probabilities[:n, benign]).to(updates)
     accepted = torch.from_numpy(mixture.labels[:n] == benign).to(updates.device)
-    evidence = {"points": points, **mask_evidence(masks, round.layers)}
+    evidence = {"points": points, **mask_evidence(masks, round)}
     outside = "its mask is outside the benign cluster (probability {:.2f} of being inside)"
     if not masks.moved:
         # Masks that never moved say nothing, and to accept everybody would be FedAvg unawares.

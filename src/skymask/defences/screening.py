@@ -14,7 +14,8 @@ from torch import Tensor
 
 from skymask.defences.assumed import TooFew
 from skymask.errors import InputError, require
-from skymask.geometry import weighted_mean
+from skymask.geometry import lengths, weighted_mean
+from skymask.shards import Shard
 from skymask.types import Decision, Round
 
 Rule = TypeVar("Rule")
@@ -24,7 +25,7 @@ _MOST_EXAMPLES = 2**53
 
 
 def screened(
-    rule: Callable[[Rule, Tensor, Round], Decision], mean: bool = False
+    rule: Callable[[Rule, Tensor, Round], Decision], mean: bool = False, sharded: bool = False
 ) -> Callable[[Rule, Tensor | Sequence[Tensor], Round], Decision]:
     """Give `rule` only usable updates, and answer for all clients.
 
@@ -41,9 +42,12 @@ def screened(
     then shows that every entry is finite, which saves a pass over the updates. (Updates that are
     too long are found but where they cancel exactly, and then they do nothing.)
 
+    `sharded` says that the rule can do with a part of the columns (`Round.shard`).
+
     Raises `InputError` where the updates as a whole cannot be used: no clients, not (n, d), another
-    d than the global parameters', or `round` fields of another length than n; and whatever the rule
-    itself raises, but for `TooFew` where clients were left out: then the model stays as it is.
+    d than the global parameters', or `round` fields of another length than n; where there is but a
+    part of the columns and the rule needs all; and whatever the rule itself raises, but for
+    `TooFew` where clients were left out: then the model stays as it is.
     """
 
     @wraps(rule)
@@ -51,14 +55,16 @@ def screened(
         rows, reasons = _stack(updates, round)
         rows = rows.detach()
         n, d = rows.shape
-        _check_lengths(n, d, round)
+        if round.shard.ranks > 1:
+            _check_columns(d, round.shard, type(self).__name__ if not sharded else None)
+        _check_lengths(n, round.shard.size or d, round)
         _add(reasons, _unusable_messages(round))
         if mean and not any(reasons):
             decision = rule(self, rows, round)
             # A larger mean may hold an update whose squared norm overflows.
             if decision.update.abs().amax() < torch.finfo(rows.dtype).max ** 0.5 / (n * d):
                 return _with_buffers(decision, round)
-        _add(reasons, _unusable_rows(rows))
+        _add(reasons, _unusable_rows(rows, round.shard))
         usable = torch.tensor([reason is None for reason in reasons], device=rows.device)
         if not usable.any():
             return stay(rows, round, reasons, "no client sent a usable update")
@@ -114,7 +120,7 @@ def _stack(updates: Tensor | Sequence[Tensor], round: Round) -> tuple[Tensor, li
 def _expected(vectors: list[Tensor], round: Round) -> Tensor:
     """What an update should look like: the global parameters, else the most common one."""
     if round.params is not None:
-        return round.params
+        return round.shard.part(round.params)
     tensors = [v for v in vectors if isinstance(v, Tensor)]
     if not tensors:
         raise InputError(
@@ -158,15 +164,24 @@ def _add(reasons: list[str | None], more: Mapping[int, str]) -> None:
         reasons[i] = reasons[i] or reason
 
 
-def _unusable_rows(rows: Tensor) -> dict[int, str]:
+def _unusable_rows(rows: Tensor, shard: Shard) -> dict[int, str]:
     """Whose update cannot be used, and why."""
-    norms = torch.linalg.vector_norm(rows, dim=1)
+    unusable = (~lengths(rows, shard).square().isfinite()).nonzero().flatten().tolist()
+    finite = {i: shard.sum((~rows[i].isfinite()).sum()) == 0 for i in unusable}
     return {
-        i: "its update is too long for its dtype"
-        if bool(rows[i].isfinite().all())
-        else "its update is not finite"
-        for i in (~norms.square().isfinite()).nonzero().flatten().tolist()
+        i: "its update is too long for its dtype" if finite[i] else "its update is not finite"
+        for i in unusable
     }
+
+
+def _check_columns(d: int, shard: Shard, refused: str | None) -> None:
+    if refused:
+        raise InputError(
+            f"{refused} needs all columns of the updates, but round.shard is a part of them; "
+            "SkyMask, PaperSkyMask and SkyMaskNR do with a part"
+        )
+    width = shard.at.stop - shard.at.start
+    require(d == width, "updates' columns", d, f"{width}, this process's part of {shard.size}")
 
 
 def _unusable_messages(round: Round) -> dict[int, str]:

@@ -1,7 +1,8 @@
 """SkyMask: who is thrown out, and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -18,8 +19,9 @@ from skymask.defences.selected import needed
 from skymask.defences.statistics import shifts
 from skymask.evidence import root_evidence
 from skymask.flat import RootLoss
-from skymask.geometry import centred, gram_matrix, principal_coordinates, weighted_mean
+from skymask.geometry import centred, gram_matrix, lengths, principal_coordinates
 from skymask.masks import MaskTraining
+from skymask.shards import Shard
 from skymask.types import Decision, Round
 
 _SHORTEST = 2.3
@@ -45,8 +47,9 @@ class SkyMask:
     2. Copies. Three or more clients sent the same, but for a hundredth of the usual distance to
        the server's own update; or its mask is in a cluster apart from the root's that is too
        tight for clients that trained on their own: two Gaussians describe the masks better than
-       one by more than `tight` in BIC per client, in the average of the layers, or in one of them
-       and so in a third of the last rounds. A majority has to be harmful, too.
+       one by more than `tight` in BIC per client (of fewer than 14 masks more, as 1 / n), in the
+       average of the layers, or in one of them and so in a third of the last rounds. A majority
+       has to be harmful, too.
     3. A cluster apart (more than `apart` in BIC per client): of its clients those whose updates are
        more than `larger` times as long as the median one near the root, or harmful by one standard
        deviation while the median one near the root is not.
@@ -106,7 +109,7 @@ class SkyMask:
         """The rule as printed; `gamma` is 1e7 for Fashion-MNIST and HAR, 1e8 for CIFAR-10."""
         return PaperSkyMask(gamma)
 
-    @screened
+    @partial(screened, sharded=True)
     def __call__(self, updates: Tensor, round: Round) -> Decision:
         """Accept the clients of `updates` (n, d) that give no reason to be rejected.
 
@@ -121,13 +124,14 @@ class SkyMask:
         samples = len(needed(round, "root", "SkyMask").labels)
         seen = _observed(updates, round)
         known = Known.of(past, ids, seen, self.memory, samples)
-        modules = _modules(round.layers, masks.bits.shape[1])
-        layers = _relative_grams([masks.bits[:, at] for at in modules.values()])
+        modules = _modules(round.layers, len(needed(round, "params", "SkyMask")))
+        layers = _relative_grams(masks.bits, modules, round.shard)
         pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
         grams = {"": pairs.values}
         grams |= {f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)}
 
-        reasons = copied(updates, needed(round, "server_update", "SkyMask"))
+        server = round.shard.part(needed(round, "server_update", "SkyMask"))
+        reasons = copied(updates, server, round.shard)
         harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
         reasons |= harm
         clustering = Clustering(self.dims, self.tight, self.apart, self.larger, self.memory)
@@ -142,7 +146,7 @@ class SkyMask:
             "points": principal_coordinates(pairs.values, min(self.dims, n)),
             "gain": clusters.gain,
             **{name: averages[name][:n] for name in averages if name != "square"},
-            **mask_evidence(masks, round.layers),
+            **mask_evidence(masks, round),
         }
         if not deviations:
             evidence["unknown"] = "harm: the loss gives no class scores of the root data set"
@@ -155,7 +159,7 @@ class SkyMask:
             evidence["fallback"] = "every client was rejected; the global model stays as it is"
         least = [each for both in deviations.values() for each in both] or [-averages["length"]]
         return Decision(
-            self._mean(updates[accepted], example_counts(round, accepted)),
+            self._mean(updates, accepted, round),
             accepted,
             torch.stack(least).amin(0)[:n].to(updates),
             known.stored()
@@ -164,20 +168,22 @@ class SkyMask:
             evidence=evidence,
         )
 
-    def _mean(self, updates: Tensor, counts: Tensor) -> Tensor:
-        """The mean of the accepted `updates` (n, d), none of much more weight than the others.
+    def _mean(self, updates: Tensor, accepted: Tensor, round: Round) -> Tensor:
+        """The mean of the `accepted` of `updates` (n, d), none of much more weight than others.
 
         None counts as longer, or for more examples, than `larger` times the median one; zero where
         there are none.
         """
-        if not len(updates):
-            return updates.sum(0)
-        norms = torch.linalg.vector_norm(updates, dim=1)
+        if not accepted.any():
+            return torch.zeros_like(updates[0])
+        norms = lengths(updates, round.shard)[accepted]
         longest = self.larger * norms.median()
-        if (norms > longest).any():
-            updates = updates * torch.where(norms > longest, longest / norms, 1.0)[:, None]
-        counts = counts.to(torch.float64)
-        return weighted_mean(updates, counts.clamp_max(self.larger * float(counts.median())))
+        counts = example_counts(round, accepted).to(torch.float64)
+        shares = counts.clamp_max(self.larger * float(counts.median()))
+        shares = shares / shares.sum() * torch.where(norms > longest, longest / norms, 1.0)
+        weights = updates.new_zeros(len(updates))
+        weights[accepted] = shares.to(updates.dtype)
+        return weights @ updates  # without a copy of those that are accepted
 
 
 def _others(n: int, reasons: Reasons) -> list[int]:
@@ -187,8 +193,7 @@ def _others(n: int, reasons: Reasons) -> list[int]:
 def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
     """What this round tells of each client, and last of the root: (n + 1,) float64 on the CPU."""
     server = needed(round, "server_update", "SkyMask")
-    rows = torch.cat([updates, server[None]])
-    norms = torch.linalg.vector_norm(rows, dim=1).to(torch.float64)
+    norms = torch.cat([lengths(updates, round.shard), lengths(server[None])]).to(torch.float64)
     tiny = torch.finfo(torch.float64).tiny
     length = (norms.clamp_min(tiny) / norms[:-1].median().clamp_min(tiny)).log()
     # A tiny update must not make up for a huge one in the average.
@@ -199,7 +204,9 @@ def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
             found["shift"] = torch.cat([moved, moved.new_zeros(1)]).cpu()
     params, root = (needed(round, name, "SkyMask") for name in ("params", "root"))
     if isinstance(round.loss, RootLoss) and not root.labels.is_floating_point():
-        evidence = root_evidence(round.loss, params, rows, root, float(norms[-1]))
+        evidence = root_evidence(
+            round.loss, params, updates, root, float(norms[-1]), server, round.shard
+        )
         if evidence is not None:
             descent = evidence.descent.cpu()
             found |= {"alignment": evidence.alignment.cpu(), "error": evidence.error.cpu()}
@@ -231,11 +238,13 @@ def _size(at: slice) -> int:
     return int(at.stop - at.start)
 
 
-def _relative_grams(parts: Sequence[Tensor]) -> Tensor:
-    """Of each of the masks' `parts` the products of the centred rows over their trace.
+def _relative_grams(bits: Tensor, modules: Mapping[str, slice], shard: Shard) -> Tensor:
+    """Of each of the `modules` of the masks' `bits` products of centred rows, over their trace.
 
-    (len(parts), n, n) on the CPU; zero where all rows are the same.
+    (modules, n, n) on the CPU; zero where all rows are the same. `bits` (n, d) has the columns
+    `shard`.
     """
-    products = centred(torch.stack([gram_matrix(bits) for bits in parts]).cpu())
+    parts = (bits[:, at] for at in shard.layers(modules).values())
+    products = centred(shard.sum(torch.stack([gram_matrix(part) for part in parts])).cpu())
     traces = products.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     return torch.where(traces > 0, products / traces, 0.0)
