@@ -11,7 +11,7 @@ APART := $(addprefix tests/test_,cli.py docs.py end_to_end.py examples.py packag
 CORE := tests/attacks tests/data tests/defences $(filter-out $(APART),$(wildcard tests/test_*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-unchecked lock demo test test-all lint types docs bench reliability oldest audit release format clean
+.PHONY: help setup setup-unchecked lock demo test test-all lint types docs bench reliability oldest newest audit release format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,15 +71,23 @@ bench: $(STAMP) ## Measure the SkyMask stage and whole rounds (Fashion-MNIST and
 	$(BIN)/python -m benchmarks.stage
 	$(BIN)/python -m benchmarks.rounds
 
-# What the library itself does, without Flower, browsers and trackers, which have bounds of their own.
+# Both: what the library itself does, without Flower, browsers and trackers, which have bounds of
+# their own. PYTHON=python3.12 tries another Python.
 oldest: ## Run the library's tests with the oldest versions allowed (downloads several GB)
-	$(PYTHON) -m venv build/oldest
+	$(PYTHON) -m venv --clear build/oldest
 	build/oldest/bin/python tools/oldest.py > build/oldest/constraints.txt
 	build/oldest/bin/python -m pip install --constraint build/oldest/constraints.txt \
 		hatchling hypothesis pytest pytest-timeout
 	build/oldest/bin/python -m pip install --no-build-isolation --editable . \
 		--constraint build/oldest/constraints.txt
 	build/oldest/bin/python -m pytest -m "not long" $(CORE)
+
+newest: ## As oldest, with the newest versions that there are
+	$(PYTHON) -m venv --clear build/newest
+	build/newest/bin/python -m pip install --upgrade --upgrade-strategy eager --editable . \
+		hypothesis pytest pytest-timeout
+	build/newest/bin/python -m pip list
+	build/newest/bin/python -m pytest -m "not long" $(CORE)
 
 audit: ## Look for known weaknesses in the pinned versions (asks a database on the network)
 	$(PYTHON) -m venv build/audit
