@@ -4,10 +4,14 @@ import ctypes
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
 from skymask.errors import InputError
+
+_SMALL = 1 << 28
+"""Bytes that are there or the process would not be."""
 
 
 def reuse_memory() -> bool:
@@ -58,6 +62,39 @@ def usable_device(name: str | torch.device | None) -> torch.device:
             f"device {str(name)!r} cannot be used: {str(error).splitlines()[0]}"
         ) from error
     return device
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process may still take on `device`; None where the system does not tell."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    except OSError:  # not Linux
+        pass
+    return None
+
+
+def require_room(needed: int, device: torch.device, what: str, instead: str) -> None:
+    """Raise an `InputError` where `what` needs more bytes than `device` has free.
+
+    `instead` says what would fit. A small need is not looked at, because asking takes time.
+    """
+    if needed < _SMALL:
+        return
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"{what} needs {_gigabytes(needed)} of memory, and {device} has {_gigabytes(free)} "
+            f"free; {instead}"
+        )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.3g} GB" if size < 1e12 else f"{size / 1e9:,.0f} GB"
 
 
 def device_name(device: torch.device) -> str:

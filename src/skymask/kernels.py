@@ -31,11 +31,15 @@ _BITS = 1 << 26
 def fused_state(updates: Tensor, tau: float, server: Tensor | None = None) -> "FusedState | None":
     """The fused `masks.State` of `updates` (n, d), or None where there is no such kernel.
 
-    There is one for single precision on CUDA. `server` is as in `masks.MaskTraining`.
+    `server` is as in `masks.MaskTraining`.
     """
-    if triton is None or updates.device.type != "cuda" or updates.dtype != torch.float32:
-        return None
-    return FusedState(updates, tau, server)
+    return FusedState(updates, tau, server) if fuses(updates) else None
+
+
+def fuses(updates: Tensor) -> bool:
+    """Whether there is a kernel for `updates`: for single precision on CUDA."""
+    cuda = triton is not None and updates.device.type == "cuda"
+    return cuda and updates.dtype == torch.float32
 
 
 class FusedState:

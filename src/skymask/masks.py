@@ -21,7 +21,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from skymask.kernels import fused_state
+from skymask.environment import require_room
+from skymask.kernels import fused_state, fuses
 from skymask.shards import Shard
 
 _BLOCK_ENTRIES = {"cpu": 1 << 18}
@@ -83,8 +84,9 @@ class MaskTraining:
                 given and gives all of them.
 
         Where the gradient is not finite or vanishes the masks have nothing to learn from and
-        training stops there.
+        training stops there. Raises `InputError` where there is too little memory (`memory`).
         """
+        _require_room(updates, server, shard)
         state = fused_state(updates, self.tau, server) or PlainState(updates, self.tau, server)
         n, d = state.values.shape
         entries = n * (shard.size or d)
@@ -108,6 +110,33 @@ class MaskTraining:
             if moved and flipped <= self.tolerance:
                 break
         return Masks(state.bits, steps, flipped, moved)
+
+
+def memory(n: int, d: int, whole: int, *, fused: bool, itemsize: int = 4) -> int:
+    """Bytes that training the masks of n models takes at most, beside their updates.
+
+    The models have `whole` parameters of `itemsize` bytes, of which this process holds `d` columns:
+    a value of each mask entry and its bit; a few vectors; without a GPU's kernel (`fused`) also
+    a copy of the updates and the mask's slope. What the model puts out on its way to the
+    root loss, which a training step of one client takes as well, comes on top.
+    """
+    entries, vectors = n * d, 8 * d + 6 * whole
+    copies = 1 if fused else 3
+    return entries * (copies * itemsize + 1) + vectors * itemsize
+
+
+def _require_room(updates: Tensor, server: Tensor | None, shard: Shard) -> None:
+    n, d = updates.shape
+    n += server is not None
+    fused, itemsize, whole = fuses(updates), updates.element_size(), shard.size or d
+    needed = memory(n, d, whole, fused=fused, itemsize=itemsize)
+    require_room(
+        needed,
+        updates.device,
+        f"training the masks of {n:,} models of {whole:,} parameters, {d:,} of them here,",
+        "what would do: fewer clients a round, or the parameters shared out among more processes "
+        "(skymask.shard)",
+    )
 
 
 class State(Protocol):
@@ -151,7 +180,8 @@ class PlainState:
         n, d = updates.shape
         self.updates, self.tau = updates, tau
         self.values, self.slope = torch.ones_like(updates), torch.zeros_like(updates)
-        self.bits = torch.sigmoid(self.values) > tau
+        first = bool(torch.sigmoid(self.values[0, 0]) > tau)  # of all of them
+        self.bits = torch.full_like(self.values, first, dtype=torch.bool)
         self.mean, self.total, self.spread = updates.new_ones(3, d)
         self.width = max(1, min(d, _BLOCK_ENTRIES.get(updates.device.type, n * d) // n))
         self.scratch = updates.new_empty(2, n, self.width)

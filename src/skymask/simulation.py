@@ -17,7 +17,7 @@ from skymask.clients import Trainer, plan
 from skymask.data import check_labels, divide, load
 from skymask.defences.assumed import how_many
 from skymask.defences.screening import checked
-from skymask.environment import device_name, usable_device, versions
+from skymask.environment import device_name, require_room, usable_device, versions
 from skymask.errors import InputError, require
 from skymask.experiment import Experiment, to_json
 from skymask.flat import FlatModel, RootLoss, flat_model
@@ -180,6 +180,7 @@ def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path 
     check_start(model, e.loss, root)  # before training is planned, which tries the model out
     trainer = plan(model, e.loss, e.local, data)
     side = server(model, e.loss, root, trainer, seed)
+    _require_room(e, model, device)
     return _Run(
         e,
         data,
@@ -190,6 +191,18 @@ def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path 
             model, e.loss, Batch(*(part.to(device) for part in parts.test)), _backdoor(e, dataset)
         ),
         Batch(*(part.to(device) for part in own)),
+    )
+
+
+def _require_room(experiment: Experiment, model: FlatModel, device: torch.device) -> None:
+    """Refuse a run whose updates do not fit, before anything is trained."""
+    n = max(1, int(experiment.participation * (experiment.clients or 1) + 0.5))
+    entry = next(model.module.parameters()).element_size()
+    require_room(
+        2 * n * model.size * entry,  # what an attack makes of them is a copy
+        device,
+        f"a round of {n:,} clients' updates, {model.size:,} parameters each,",
+        "fewer clients a round (participation) would fit",
     )
 
 
