@@ -23,7 +23,7 @@ from torch import Tensor
 import skymask as sm
 from benchmarks import straightforward
 from benchmarks.writing import conditions, markdown_table, write
-from skymask.defences import judging
+from skymask.defences import clusters
 from skymask.defences import paper as the_papers
 from skymask.defences import skymask as our_own
 from skymask.environment import reuse_memory
@@ -36,7 +36,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "copies": [(our_own, "copied")],
     "clustering": [
         (our_own, "_relative_grams"),
-        (judging.Clustering, "__call__"),
+        (clusters.Clustering, "__call__"),
         (the_papers, "principal_components"),
         (the_papers, "two_gaussians"),
     ],

@@ -68,6 +68,20 @@ def test_own_training_loop():
     assert {int(client) for client in out} <= {0, 3, 6, 9}
 
 
+def test_shared_columns():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "2", EXAMPLES / "shared_columns.py"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == "2 processes; left out in the last round: [1, 4]"
+    assert shares(second)[0] > 0.75
+
+
 def test_read_a_run():
     text = printed("read_a_run.py")
     clients = re.findall(r"client +(\d+) \((\w+)\): out in (\d+) rounds", text)

@@ -78,6 +78,12 @@ def as_one_of(rank, ranks, port, folder):
         found = {name: decisions(rule, sm.shard) for name, rule in RULES.items()}
         with pytest.raises(sm.InputError, match="Krum needs all columns"):
             decisions(sm.Krum(3), sm.shard)
+        for shard in (sm.shard(50), sm.shard(50, dist.new_group())):
+            for source in (0, ranks - 1):
+                mine = torch.zeros(shard.at.stop - shard.at.start)
+                vector = torch.arange(50.0) + source if rank == source else None
+                shard.scatter(vector, mine, source)
+                assert shard.whole(mine).equal(torch.arange(50.0) + source)
         with pytest.raises(sm.InputError, match="1 parameters leave nothing"):
             sm.shard(1)
         torch.save(found, folder / f"{rank}.pt")

@@ -76,6 +76,25 @@ class Shard:
         """The (d,) vector of which each process gives its `part`."""
         return part if self.ranks == 1 else self._gathered(self._padded(part)).view(-1)[: self.size]
 
+    def scatter(self, vector: Tensor | None, into: Tensor, source: int = 0) -> None:
+        """Hand out the (d,) `vector` of process `source`: each writes its part `into` a tensor.
+
+        So the one that a client's update came to gives all of them their columns of it. The others
+        have no `vector` to give.
+        """
+        if self.ranks == 1:
+            assert vector is not None
+            into.copy_(vector)
+            return
+        mine, parts = into.new_zeros(self.width), None
+        if self.rank == source:
+            assert vector is not None
+            parts = mine.new_zeros(self.ranks, self.width)
+            parts.view(-1)[: self.size] = vector
+        at = source if self.group is None else dist.get_global_rank(self.group, source)
+        dist.scatter(mine, None if parts is None else list(parts.unbind()), at, self.group)
+        into.copy_(mine[: len(into)])
+
     def each_row(self, rows: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
         """What `look` makes of each row in whole, (n, ...), of the `rows` (n, width) held here.
 

@@ -1,0 +1,37 @@
+"""Every benchmark can be started: what it takes from the library is there."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+OTHERS = {"rivals", "hostile_rivals"}
+"""Scripts that run in other libraries' environments."""
+NAMES = sorted(
+    ".".join(path.relative_to(BENCHMARKS.parent).with_suffix("").parts)
+    for path in BENCHMARKS.rglob("*.py")
+    if path.stem not in OTHERS and not path.stem.startswith("__")
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_can_be_imported(name):
+    if "flower" in name or "federation" in name:
+        pytest.importorskip("flwr", reason="flwr is not installed")
+    if name.endswith("steered"):
+        pytest.importorskip("atheris", reason="atheris is not installed")
+    importlib.import_module(name)
+
+
+def test_the_cost_model_finds_the_weights_that_made_the_numbers():
+    cost = importlib.import_module("benchmarks.cost")
+    sizes = [cost.Size(n, d, s) for n in (10, 50, 100) for d in (1000, 50_000) for s in (5, 20)]
+    weights = [1e-3, 2e-9, 3e-9, 4e-9, 5e-7]
+    found = [
+        cost.Measured(size, sum(map(float.__mul__, weights, map(float, cost.terms(size)))), None, 0)
+        for size in sizes
+    ]
+    fitted, error = cost.fitted(found)
+    assert error < 1e-6
+    assert list(fitted) == pytest.approx(weights, rel=1e-4)
