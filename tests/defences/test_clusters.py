@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from skymask.clustering import two_gaussians_each
 from skymask.defences.clusters import Clustering
 from skymask.randomness import generator
 from tests.defences.known import known
@@ -32,6 +33,17 @@ def test_who_of_a_cluster_apart_is_suspect(facts, gain, expected):
     # In a single layer only tightness tells.
     if gain < 4:
         assert CLUSTERING.suspects(known(**facts), away, rows, gain, " in layer 1") == {}
+
+
+@pytest.mark.parametrize("count", [8, 10, 13, 20])
+def test_chance_gains_less_than_the_bound(count):
+    draws = torch.randn(500, count, 2, generator=generator("chance", count), dtype=torch.float64)
+    fits = two_gaussians_each(draws.numpy())
+    sizes = [min(fit.labels.sum(), count - fit.labels.sum()) for fit in fits]
+    gains = [fit.gain for fit, size in zip(fits, sizes, strict=True) if size > CLUSTERING.dims]
+    away, rows = [0, 1, 2], [*range(count)]
+    assert max(gains) > 0.5  # what is found are clusters of a sort
+    assert CLUSTERING.suspects(known(clients=count - 1), away, rows, max(gains), "") == {}
 
 
 def test_few_are_no_cluster():
