@@ -104,6 +104,26 @@ def test_who_lowers_the_loss_more_than_good_clients_is_not_out_for_the_alignment
     assert out(most) == set(range(8))
 
 
+def test_an_outlier_in_both_measures_is_out_though_it_is_not_below_0():
+    both = known(alignment=[0.02, 0.02], descent=[0.02, 0.3, 0.02], clients=20, noise=0.05)
+    reasons, _ = harmful(both, 3.0, torch.arange(20), None)
+    assert list(reasons) == [0]
+    assert "do not teach what the others' do (alignment 0.4 and descent 0." in reasons[0]
+
+
+def test_beside_a_majority_that_teaches_nothing_the_good_ones_decide():
+    nothing = {"alignment": [0.0] * 14, "descent": [0.0] * 14}
+    assert out(known(**nothing, clients=20, noise=0.02)) == set(range(14))
+    # Two cannot say how good ones vary.
+    nothing = {"alignment": [0.0] * 18, "descent": [0.0] * 18}
+    assert out(known(**nothing, clients=20, noise=0.02)) == set()
+
+
+def test_good_clients_may_vary():
+    spread = torch.linspace(0.0, 0.6, 20).tolist()
+    assert out(known(alignment=spread, descent=spread, clients=20, noise=0.02)) == set()
+
+
 def test_without_class_scores_nobody_is_harmful():
     seen = {"length": torch.zeros(4, dtype=torch.float64)}
     found = Known.of({}, torch.arange(3), seen, 0.9, SAMPLES)

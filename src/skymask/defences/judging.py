@@ -49,6 +49,8 @@ HARM = {
 }
 _BACK = {"alignment": -1.0, "descent": 0.0}
 """The standard deviations above which, in both, a client that was harmful is back."""
+_FEW_GOOD = 3
+"""Of fewer clients nobody can say how good ones vary."""
 _BETTER = 0.25
 """How much better than the median one a descent has to be, in standard deviations, to count."""
 
@@ -161,8 +163,9 @@ def harmful(known: Known, sure: float, ids: Tensor, past: Any) -> tuple[Reasons,
     """Whose updates go against the root data set, and what to remember of it.
 
     By more than `sure` standard deviations in the slow averages or the late ones; or in the slow
-    ones by more than one, if that is an outlier beside the good clients as well. `past` is what
-    was remembered of the clients `ids` (n,).
+    ones by more than one, if that is an outlier beside the good clients as well; or by being an
+    outlier beside them in both measures (`_useless`). `past` is what was remembered of the clients
+    `ids` (n,).
 
     Two things follow from what happens to a client that is out. One that corrects a confusion of
     two classes moves samples of both, which is against the labels of one; if it is alone with its
@@ -187,7 +190,33 @@ def harmful(known: Known, sure: float, ids: Tensor, past: Any) -> tuple[Reasons,
         for i in found.nonzero().flatten().tolist():
             told = f"{measure} {-min(float(part[i]) for part in both):.1f}"
             reasons[i] = f"its updates {HARM[measure]} ({told} standard deviations below 0)"
+    slow = [both[0][:-1] for both in deviations.values()]
+    for i in _useless(*slow).nonzero().flatten().tolist():
+        told = " and ".join(
+            f"{of} {float(part[i]):.1f}" for of, part in zip(HARM, slow, strict=True)
+        )
+        reasons.setdefault(i, f"its updates do not teach what the others' do ({told})")
     return reasons, ClientAverages.of(past, ids, seen, 0.0).stored()
+
+
+def _useless(alignment: Tensor, descent: Tensor) -> Tensor:
+    """Who of n clients is an outlier beside the good ones in both measures, (n,) bool.
+
+    While a model is new, flipped labels look like noise to the root data set: they neither go with
+    its labels nor against them by much, and descents are too uncertain for a bound of their own.
+    But the good ones, which go with the labels and lower the loss, are all alike in both.
+    """
+    good = (alignment > 1) & (descent > 0)
+    if int(good.sum()) < _FEW_GOOD:
+        return torch.zeros_like(good)
+    return _outside(alignment, good, 1.0) & _outside(descent, good, _BETTER / 2)
+
+
+def _outside(values: Tensor, good: Tensor, least: float) -> Tensor:
+    """Whose `values` (n,) are outliers below the `good` ones', whose spread counts as `least`."""
+    usual = values[good].median()
+    spread = (_NORMAL * (values[good] - usual).abs().median()).clamp_min(least)
+    return values < usual - _OUTLIER * spread
 
 
 def _below(slow: Tensor, lately: Tensor, sure: float) -> Tensor:

@@ -43,7 +43,8 @@ class SkyMask:
        against their labels, or raise its loss: the alignment, both of all that it changes and of
        the scores that it raises, or the descent (`evidence.root_evidence`) is more than `sure`
        standard deviations below 0; or more than one, and an outlier beside the good clients by
-       three robust standard deviations. It is back when it is no longer so.
+       three robust standard deviations; or both are such outliers, whatever their sign. It is back
+       when it is no longer so.
     2. Copies. Three or more clients sent the same, but for a hundredth of the usual distance to
        the server's own update; or its mask is in a cluster apart from the root's that is too
        tight for clients that trained on their own: two Gaussians describe the masks better than
