@@ -20,12 +20,18 @@ def test_the_free_memory_is_what_the_system_says():
 
 
 def test_what_fits_and_what_is_small_is_not_refused(monkeypatch):
-    monkeypatch.setattr(environment, "free_memory", lambda device: 1 << 30)
-    require_room(1 << 30, CPU, "it", "less")
-    monkeypatch.setattr(environment, "free_memory", lambda device: None)
-    require_room(1 << 60, CPU, "it", "less")
-    monkeypatch.setattr(environment, "free_memory", lambda device: 0)
-    require_room(1 << 20, CPU, "it", "less")
+    def refused(needed, free):
+        monkeypatch.setattr(environment, "free_memory", lambda device: free)
+        try:
+            require_room(needed, CPU, "it", "less")
+        except sm.InputError:
+            return True
+        return False
+
+    assert not refused(1 << 30, free=1 << 30)
+    assert refused((1 << 30) + 1, free=1 << 30)
+    assert not refused(1 << 60, free=None)  # the system does not tell
+    assert not refused(1 << 20, free=0)
 
 
 def test_masks_that_do_not_fit_are_refused_with_what_would(monkeypatch):

@@ -138,12 +138,13 @@ def test_a_shard_is_made_where_processes_talk():
         sm.shard(100)
 
 
-@pytest.mark.parametrize(("size", "ranks"), [(10, 3), (9, 3), (7, 2), (5, 5)])
+@pytest.mark.parametrize(("size", "ranks"), [(10, 3), (9, 3), (7, 2), (5, 5), (6, 1)])
 def test_every_column_has_one_owner(size, ranks):
     vector = torch.arange(size)
     layers = {"a": slice(0, 4), "b": slice(4, size)}
     shards = [Shard(size, rank, ranks) for rank in range(ranks)]
     assert torch.cat([shard.part(vector) for shard in shards]).equal(vector)
+    assert sum(shard.at.stop - shard.at.start for shard in shards) == size
     for name, at in layers.items():
         parts = [shard.part(vector)[shard.layers(layers)[name]] for shard in shards]
         assert torch.cat(parts).equal(vector[at])

@@ -69,13 +69,10 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    except OSError:  # not Linux
-        pass
-    return None
+    told = Path("/proc/meminfo")  # of Linux
+    lines = told.read_text(encoding="ascii").splitlines() if told.exists() else []
+    available = (line for line in lines if line.startswith("MemAvailable:"))
+    return next((int(line.split()[1]) << 10 for line in available), None)
 
 
 def require_room(needed: int, device: torch.device, what: str, instead: str) -> None:

@@ -45,7 +45,7 @@ class Shard:
     @property
     def at(self) -> slice:
         """This process's columns of a (d,) vector."""
-        if self.ranks == 1:
+        if not self.size:
             return slice(None)
         return slice(self.rank * self.width, min(self.size, (self.rank + 1) * self.width))
 

@@ -196,7 +196,7 @@ def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path 
 
 def _require_room(experiment: Experiment, model: FlatModel, device: torch.device) -> None:
     """Refuse a run whose updates do not fit, before anything is trained."""
-    n = max(1, int(experiment.participation * (experiment.clients or 1) + 0.5))
+    n = _how_many_take_part(experiment, experiment.clients or 1)
     entry = next(model.module.parameters()).element_size()
     require_room(
         2 * n * model.size * entry,  # what an attack makes of them is a copy
@@ -319,9 +319,13 @@ def _participants(run: _Run, index: int) -> Tensor:
     )
     if e.participation == 1:
         return there
-    size = max(1, int(e.participation * len(there) + 0.5))
+    size = _how_many_take_part(e, len(there))
     chosen = torch.randperm(len(there), generator=generator(e.seed, "participants", index))[:size]
     return there[chosen.sort().values]
+
+
+def _how_many_take_part(experiment: Experiment, there: int) -> int:
+    return max(1, int(experiment.participation * there + 0.5))
 
 
 def _attacked(

@@ -49,6 +49,8 @@ HARM = {
 }
 _BACK = {"alignment": -1.0, "descent": 0.0}
 """The standard deviations above which, in both, a client that was harmful is back."""
+_SPREADS = {"alignment": 1.0, "descent": 0.125}
+"""By how many standard deviations good clients vary at least."""
 _FEW_GOOD = 3
 """Of fewer clients nobody can say how good ones vary."""
 _BETTER = 0.25
@@ -209,14 +211,8 @@ def _useless(alignment: Tensor, descent: Tensor) -> Tensor:
     good = (alignment > 1) & (descent > 0)
     if int(good.sum()) < _FEW_GOOD:
         return torch.zeros_like(good)
-    return _outside(alignment, good, 1.0) & _outside(descent, good, _BETTER / 2)
-
-
-def _outside(values: Tensor, good: Tensor, least: float) -> Tensor:
-    """Whose `values` (n,) are outliers below the `good` ones', whose spread counts as `least`."""
-    usual = values[good].median()
-    spread = (_NORMAL * (values[good] - usual).abs().median()).clamp_min(least)
-    return values < usual - _OUTLIER * spread
+    apart = alignment < _outlier(alignment[good], _SPREADS["alignment"])
+    return apart & (descent < _outlier(descent[good], _SPREADS["descent"]))
 
 
 def _below(slow: Tensor, lately: Tensor, sure: float) -> Tensor:
@@ -234,15 +230,16 @@ def _limit(mine: Tensor) -> Tensor:
     these are the good ones, and the limit is made of them once more.
     """
     good = mine[mine > 0] if (mine > 0).any() else mine.new_zeros(1)
-    limit = _outlier(good)
+    limit = _outlier(good).clamp_max(-1)
     within = mine[mine >= limit]
-    return _outlier(within) if len(within) > _MOST * len(mine) else limit
+    return _outlier(within).clamp_max(-1) if len(within) > _MOST * len(mine) else limit
 
 
-def _outlier(good: Tensor) -> Tensor:
+def _outlier(good: Tensor, least: float = 1.0) -> Tensor:
+    """Below which one is an outlier beside the `good` ones, who vary by `least` at least."""
     usual = good.median()
-    spread = (_NORMAL * (good - usual).abs().median()).clamp_min(1)
-    return (usual - _OUTLIER * spread).clamp_max(-1)
+    spread = (_NORMAL * (good - usual).abs().median()).clamp_min(least)
+    return usual - _OUTLIER * spread
 
 
 def too_long(known: Known, kept: Sequence[int], larger: float) -> Reasons:
