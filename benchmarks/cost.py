@@ -186,7 +186,7 @@ def main() -> None:
     large = [Size(100, int(d)) for d in o.large]
     found = measured(grid, 1, o)
     weights, error = fitted(found)
-    several = {processes: measured(large, processes, o) for processes in (1, *o.processes)}
+    several = {processes: measured(large, processes, o) for processes in sorted({1, *o.processes})}
     table = _grid_table(found, weights)
     table += "\n" + _model_table(weights, error)
     table += "\n" + _shared_table(several)
