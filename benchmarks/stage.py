@@ -31,13 +31,12 @@ from skymask.masks import MaskTraining
 
 STEPS = 20
 PARTS: dict[str, list[tuple[Any, str]]] = {
-    "mask training": [(our_own, "trained_masks"), (the_papers, "trained_masks")],
+    "masks and their products": [(our_own, "mask_summary"), (the_papers, "mask_summary")],
     "root evidence": [(our_own, "_observed")],
     "copies": [(our_own, "copied")],
     "clustering": [
-        (our_own, "_relative_grams"),
         (clusters.Clustering, "__call__"),
-        (the_papers, "principal_components"),
+        (the_papers, "principal_coordinates"),
         (the_papers, "two_gaussians"),
     ],
 }

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.utils import parameters_to_vector
 
 from skymask.errors import InputError
-from skymask.flat import RootLoss, assign, flat_model, flatten, root_loss
+from skymask.flat import assign, flat_model, flatten, root_loss
 from skymask.randomness import generator
 from skymask.types import Batch
 
@@ -175,31 +175,66 @@ def test_the_root_loss_is_differentiable_in_the_parameters():
     )
 
 
-def test_outputs_are_those_of_each_model_in_turn():
+def test_outputs_are_those_of_the_model():
     module, images = net(), drawn(5, 2, 4, 4)
-    model, rows = flat_model(module), drawn(3, flat_model(module).size)
+    model, params = flat_model(module), drawn(flat_model(module).size)
     buffers = torch.full((6,), 2.0)
-    loss = root_loss(model, F.cross_entropy, buffers)
-    outputs = loss.outputs(rows, images)
-    assert outputs.shape == (3, 5, 4)
-    for params, found in zip(rows, outputs, strict=True):
-        other = net()
-        assign(other, params)
-        torch.testing.assert_close(found, other.train()(images))  # the batch's own statistics
+    outputs = root_loss(model, F.cross_entropy, buffers).outputs(params, images)
+    other = net()
+    assign(other, params)
+    torch.testing.assert_close(outputs, other.train()(images))  # the batch's own statistics
     assert buffers.tolist() == [2.0] * 6
     assert not outputs.requires_grad
 
 
-@pytest.mark.parametrize("at_once", [2, 3, 99])
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_outputs_of_several_models_at_once_are_the_same(at_once, count):
-    model, images = flat_model(net()), drawn(5, 2, 4, 4)
-    rows, buffers = drawn(count, model.size), torch.full((6,), 2.0)
-    module = model.in_mode(False, batch_statistics=True, vectorised=True)
-    expected = root_loss(model, F.cross_entropy, buffers).outputs(rows, images)
-    found = RootLoss(model, F.cross_entropy, module, buffers).outputs(rows, images, at_once)
-    torch.testing.assert_close(found, expected)
-    assert buffers.tolist() == [2.0] * 6
+class Doubled(torch.autograd.Function):
+    """Knows its derivative backwards alone."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, slope):
+        return 2 * slope
+
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 4)
+
+    def forward(self, x):
+        return Doubled.apply(self.inner(x))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 99])
+@pytest.mark.parametrize(
+    "make", [net, lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 4), nn.Tanh())]
+)
+def test_derivatives_are_the_changes_of_outputs(make, at_once):
+    model, images = flat_model(make().double()), drawn(5, 2, 4, 4).double()
+    params, buffers = model.initial()
+    loss = root_loss(model, F.cross_entropy, buffers)
+    steps = 1e-6 * drawn(3, model.size).double()
+    before = loss.outputs(params, images)
+    expected = torch.stack([loss.outputs(params + step, images) - before for step in steps])
+    found = loss.derivatives(params, steps, images, at_once)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(
+        loss.changes(params, steps, images, before), found, rtol=1e-3, atol=1e-9
+    )
+    assert not found.requires_grad
+
+
+def test_what_cannot_be_differentiated_forwards_is_computed_all_the_same():
+    model, inputs = flat_model(Odd()), drawn(5, 3)
+    params, buffers = model.initial()
+    loss = root_loss(model, F.cross_entropy, buffers)
+    steps, before = drawn(2, model.size), loss.outputs(params, inputs)
+    found = loss.changes(params, steps, inputs, before)
+    for step, change in zip(steps, found, strict=True):
+        torch.testing.assert_close(change, loss.outputs(params + step, inputs) - before)
 
 
 @pytest.mark.parametrize("pool", [2, 3])
@@ -218,9 +253,9 @@ def test_pooling_without_gradients_is_the_same_bit_for_bit(pool, options):
 def test_outputs_are_what_the_loss_is_of():
     model, batch = flat_model(nn.Linear(3, 2)), Batch(drawn(8, 3), torch.tensor([0, 1] * 4))
     loss, rows = root_loss(model, F.cross_entropy, NO_BUFFERS), drawn(4, 8)
-    for params, outputs in zip(rows, loss.outputs(rows, batch.inputs), strict=True):
-        expected = loss(params, batch)
-        torch.testing.assert_close(F.cross_entropy(outputs, batch.labels), expected)
+    for params in rows:
+        outputs = loss.outputs(params, batch.inputs)
+        torch.testing.assert_close(F.cross_entropy(outputs, batch.labels), loss(params, batch))
 
 
 def test_outputs_have_no_dropout_and_no_gradient():
@@ -228,10 +263,10 @@ def test_outputs_have_no_dropout_and_no_gradient():
     model = flat_model(module)
     loss, inputs = root_loss(model, F.cross_entropy, NO_BUFFERS), drawn(8, 3)
     params = model.initial()[0].requires_grad_()
-    first, second = (loss.outputs(params[None], inputs) for _ in range(2))
+    first, second = (loss.outputs(params, inputs) for _ in range(2))
     assert first.equal(second)
     assert not first.requires_grad
-    torch.testing.assert_close(first[0], module.eval()(inputs).detach())
+    torch.testing.assert_close(first, module.eval()(inputs).detach())
 
 
 def test_a_mode_is_given_to_a_copy():

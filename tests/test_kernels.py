@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import skymask as sm
 from skymask.clients import LocalSGD, Schedule, plan
+from skymask.defences.masking import mask_summary, trained_masks
+from skymask.evidence import root_evidence
 from skymask.flat import flat_model, gradient, root_loss
 from skymask.kernels import fused_state
 from skymask.masks import MaskTraining, PlainState
@@ -49,6 +52,7 @@ def test_a_recorded_gradient_equals_the_usual_one(make, shape):
     for step in range(3):
         at = params + 0.01 * step * torch.randn_like(params)
         assert far(loss.gradient(at, batch), gradient(loss, at, batch)) < 1e-3
+    assert loss.repeated["gradient"].graph is not None
 
 
 def test_a_loss_that_waits_for_the_device_is_not_recorded_and_still_right():
@@ -61,8 +65,9 @@ def test_a_loss_that_waits_for_the_device_is_not_recorded_and_still_right():
         return value * (2 if value.item() > 0 else 3)
 
     loss = root_loss(model, waiting, buffers)
-    assert far(loss.gradient(params, batch), gradient(loss, params, batch)) < 1e-4
-    assert list(loss.graphs.values()) == [None]
+    for _ in range(3):
+        assert far(loss.gradient(params, batch), gradient(loss, params, batch)) < 1e-4
+    assert loss.repeated["gradient"].graph is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_recorded_training_equals_the_usual_one(make, shape, tolerance, monkeypa
         assert far(updates, usual) < tolerance
         assert not buffers.numel() or far(after, usual_after) < tolerance
         params = params + updates.mean(0)
-    assert trainer.latest.graph is not None
+    assert trainer.repeated.graph is not None
 
 
 def test_masks_on_the_gpu_equal_masks_on_the_cpu():
@@ -99,3 +104,57 @@ def test_masks_on_the_gpu_equal_masks_on_the_cpu():
     on_gpu = train(updates.cuda(), lambda mean: mean - target.cuda())
     assert on_gpu.steps == on_cpu.steps
     assert (on_gpu.bits.cpu() != on_cpu.bits).float().mean() < 1e-4
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, 0.05])
+def test_recorded_masks_are_those_of_one_step_after_another(tolerance, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model = flat_model(cnn())
+    draw = torch.Generator().manual_seed(11)
+    root = Batch(torch.rand(50, 1, 28, 28, generator=draw), torch.arange(50) % 10)
+    start, buffers = model.initial()
+    updates = 0.01 * torch.randn(3, 12, model.size, generator=draw)
+    updates[1, 3] *= 1e6  # much longer than the server's
+    training = MaskTraining(100.0, steps=5, tolerance=tolerance)
+    where = torch.device("cuda")
+    root = Batch(*(part.to(where) for part in root))
+    loss = root_loss(model.to(where), F.cross_entropy, buffers.to(where))
+    for index, sent in enumerate(updates.to(where)):
+        round = sm.Round(
+            index=index, params=start.to(where) + 0.01 * index, layers=model.layers, loss=loss,
+            root=root, server_update=sent[0] / 2,
+        )  # fmt: skip
+        found = mask_summary(training, sent, round, root=True)
+        masks = trained_masks(training, sent, round, root=True)
+        assert found.steps == masks.steps
+        # Sums in another order flip a bit here and there, and every step multiplies that.
+        assert found.flipped == pytest.approx(masks.flipped, abs=5e-3)
+        assert found.moved
+        bits = masks.bits.double().cpu()
+        assert far(found.products[0], bits @ bits.T) < 5e-3
+        for name, at in model.layers.items():
+            assert far(found.ones[name], bits[:, at].mean(1).float()) < 1e-2
+    assert len(loss.repeated) == 2  # of the masks, and of the gradient alone
+    assert all(each.graph is not None for each in loss.repeated.values())
+
+
+@pytest.mark.parametrize(("make", "shape"), [(cnn, (1, 28, 28)), (ResNet20, (3, 32, 32))])
+def test_recorded_evidence_is_that_of_a_cpu(make, shape, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    where, model = torch.device("cuda"), flat_model(make())
+    draw = torch.Generator().manual_seed(13)
+    root = Batch(torch.rand(40, *shape, generator=draw), torch.arange(40) % 10)
+    params, buffers = model.initial()
+    updates = torch.randn(3, 9, model.size, generator=draw)
+    on_cpu = root_loss(model, F.cross_entropy, buffers)
+    on_gpu = root_loss(model.to(where), F.cross_entropy, buffers.to(where))
+    there = Batch(*(part.to(where) for part in root))
+    for sent in updates:
+        found = root_evidence(
+            on_gpu, params.to(where), sent[:-1].to(where), there, 1.0, sent[-1].to(where)
+        )
+        # Differences of outputs on the CPU: a shorter step is more linear, but loses digits.
+        expected = root_evidence(on_cpu, params, sent[:-1], root, 0.1, sent[-1])
+        for name, value in vars(expected).items():
+            assert float((getattr(found, name) - value).abs().max()) < 0.02, name
+    assert on_gpu.repeated["evidence"].graph is not None

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from skymask.errors import is_number, require, require_count
-from skymask.flat import FlatModel, SampleLoss
+from skymask.flat import FlatModel, SampleLoss, convolves
 from skymask.randomness import hashed, key
-from skymask.recording import Recorded, recorded
+from skymask.recording import Function, Repeated
 from skymask.types import ClientData
 
 
@@ -58,7 +58,8 @@ class Trainer:
     module: nn.Module
     note: str | None = None
     """Why the loop was taken, where that is worth telling a person."""
-    latest: "_Latest" = field(default_factory=lambda: _Latest())
+    repeated: Repeated = field(default_factory=Repeated)
+    """The training of the same clients, recorded on CUDA."""
 
     def __call__(
         self, params: Tensor, buffers: Tensor, data: ClientData, clients: Sequence[int], seed: int
@@ -82,41 +83,17 @@ class Trainer:
                 params, buffers, data, Schedule.of(data, clients, self.local), seed
             )
         start = torch.tensor(seed, device=params.device)
-        graph = self._recorded(params, buffers, data, clients, start)
-        if graph is not None:
-            updates, after = graph(params, buffers, start)
-            return updates, after
-        schedule = Schedule.of(data, clients, self.local)
-        return self._together(params, buffers, data, schedule, start)
 
-    def _recorded(
-        self,
-        params: Tensor,
-        buffers: Tensor,
-        data: ClientData,
-        clients: Sequence[int],
-        start: Tensor,
-    ) -> Recorded | None:
-        """The recorded training of `clients`; None where there is none (yet).
-
-        It takes several times as long to record as to run, so that clients who are drawn anew in
-        every round are not recorded. Nor are those that take several chunks: they keep the device
-        busy anyway, and a recording holds on to its memory.
-        """
-        if len(clients) > self.chunk:
-            return None
-        latest, wanted = self.latest, (id(data.inputs), id(data.labels), *clients)
-        if latest.wanted != wanted:
-            latest.wanted, latest.calls, latest.graph = wanted, 0, None
-        latest.calls += 1
-        if latest.calls == 2:
+        def train() -> Function:
             schedule = Schedule.of(data, clients, self.local)
+            return lambda *now: self._together(now[0], now[1], data, schedule, now[2])
 
-            def train(params: Tensor, buffers: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-                return self._together(params, buffers, data, schedule, seed)
-
-            latest.graph = recorded(train, params, buffers, start)
-        return latest.graph
+        if len(clients) > self.chunk:  # they keep the device busy, and take its memory
+            updates, after = train()(params, buffers, start)
+        else:
+            same = (id(data.inputs), id(data.labels), *clients)
+            updates, after = self.repeated(same, train, params, buffers, start)
+        return updates, after
 
     def _together(
         self,
@@ -220,7 +197,7 @@ def plan(
     draft = Trainer(
         model, loss, local, path or "vmap", chunk or 1, module if path == "loop" else shared
     )
-    if path is None and device.type == "cpu" and _convolves(module):
+    if path is None and device.type == "cpu" and convolves(module):
         draft = Trainer(model, loss, local, "loop", 1, module)
     elif path is None and (problem := _vmap_problem(draft, data)):
         name = type(model.module).__name__
@@ -230,15 +207,6 @@ def plan(
     if draft.path == "loop" or chunk is not None:
         return draft
     return Trainer(model, loss, local, "vmap", _chunk(draft, data), shared)
-
-
-@dataclass(eq=False)
-class _Latest:
-    """On CUDA: whom a trainer has trained last, how often in a row, and how to do it again."""
-
-    wanted: tuple[int, ...] = ()
-    calls: int = 0
-    graph: Recorded | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,10 +270,6 @@ class Schedule:
 def batch_rows(data: ClientData, clients: Sequence[int], local: LocalSGD, seed: int) -> Tensor:
     """Which rows of `data` each client sees at each step: (n, steps, batch) int64."""
     return Schedule.of(data, clients, local).rows(seed)
-
-
-def _convolves(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules())
 
 
 def _vmap_problem(trainer: Trainer, data: ClientData) -> str | None:

@@ -26,18 +26,23 @@ from torch import Tensor
 
 from skymask.flat import RootLoss
 from skymask.geometry import ALL, lengths
+from skymask.recording import Function
 from skymask.shards import Shard
 from skymask.types import Batch
 
 _ENTRIES = 1 << 28
-"""Entries of the models that are made at once."""
-_STEP = 0.1
-"""Length of the step along an update, in lengths of the server's own: short enough to be linear."""
+"""Entries of the steps that are made at once."""
+_STEP = 0.01
+"""Length of the step along an update, in lengths of the server's own.
+
+Short enough to be linear: with a tenth honest clients go against the labels in the first 50 rounds
+(docs/detection.md). Long enough to leave digits in single precision.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What the root data set says of n clients in one round."""
+    """What the root data set says of n clients in one round, on the CPU."""
 
     alignment: Tensor
     """(n,) float64 between -1 and 1: above 0 the update agrees with the root's labels."""
@@ -56,7 +61,7 @@ def root_evidence(
     params: Tensor,
     updates: Tensor,
     root: Batch,
-    length: float,
+    length: float | Tensor,
     server: Tensor | None = None,
     shard: Shard = ALL,
 ) -> Evidence | None:
@@ -70,7 +75,8 @@ def root_evidence(
         alignment_i = sum_c w_ic (mean of r_isc over samples of class c - mean over the others),
 
     where w_ic is class c's share of the client's squared changes; and for `raised` its share of the
-    squared changes above 0, the ranks being the same. `length` is the server's own update's norm.
+    squared changes above 0, the ranks being the same. `length` is the server's own update's norm:
+    where changes are taken as differences (`RootLoss.changes`), a hundredth of it is the step.
     The errors are the standard deviations over all ways to permute the labels.
 
     The descent is the cosine of D_i and R, R_sc = ([c is the label of s] - p_sc) / N_s with p the
@@ -83,17 +89,53 @@ def root_evidence(
     None where the model's outputs are not one score for each of two or more classes, or the root
     has samples of a single class.
     """
-    before = loss.outputs(params[None], root.inputs)
-    if before is None or before.dim() != 3 or root.labels.dim() != 1:
+    if root.labels.dim() != 1:
         return None
-    classes = root.labels.unique()
-    if not 2 <= len(classes) <= before.shape[2] > classes.max():
-        return None
-    after = [_stepped(loss, params, updates, root.inputs, _STEP * length, shard)]
-    if server is not None:
-        after.append(_stepped(loss, params, server[None], root.inputs, _STEP * length, ALL))
-    change = (torch.cat(after) - before).to(torch.float64)
-    change = change - change.mean(2, keepdim=True)  # (n, N, C)
+
+    def make() -> Function:
+        classes, at_once = root.labels.unique(), loss.fitting(params, root.inputs)
+        largest = int(classes.max())
+
+        def numbers(
+            updates: Tensor, params: Tensor, buffers: Tensor, length: Tensor, *own: Tensor
+        ) -> tuple[Tensor, ...]:
+            at = loss.at(buffers)
+            before = at.outputs(params, root.inputs)
+            if not isinstance(before, Tensor) or before.dim() != 2:
+                return ()
+            if not 2 <= len(classes) <= before.shape[1] > largest:
+                return ()
+
+            def change(rows: Tensor) -> Tensor:
+                norms = lengths(rows)[:, None]
+                steps = torch.where(norms > 0, _STEP * length / norms, 0.0) * rows
+                return at.changes(params, steps, root.inputs, before, at_once)
+
+            if shard.ranks > 1:
+                found = [shard.each_row(updates, lambda row: change(row[None])[0])]
+            else:  # beside all updates, few steps
+                found = [change(rows) for rows in updates.split(max(1, _ENTRIES // len(params)))]
+            found += [change(server[None]) for server in own]
+            return (judged(torch.cat(found), before, root.labels, classes),)
+
+        return numbers
+
+    length = torch.as_tensor(length, dtype=params.dtype, device=params.device)
+    inputs = updates, params, loss.buffers, length, *(() if server is None else (server,))
+    if shard.ranks > 1:
+        found = make()(*inputs)
+    else:
+        found = loss.repeat("evidence", id(root.inputs), make, *inputs)
+    return Evidence(*found[0].cpu()) if found else None
+
+
+def judged(change: Tensor, before: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """What `Evidence` holds, (5, n), of the clients' changes (n, N, C) of scores `before` (N, C).
+
+    `labels` (N,) are the root's and `classes` (K,) those among them.
+    """
+    change = change.to(torch.float64)
+    change = change - change.mean(2, keepdim=True)
     samples = change.shape[1]
     tiny = torch.finfo(torch.float64).tiny
     change = change / change.square().mean((1, 2), keepdim=True).sqrt().clamp_min(tiny)
@@ -101,38 +143,18 @@ def root_evidence(
     order = (change / reaction[:, None]).argsort(1)
     ranks = torch.linspace(0, 1, samples, dtype=torch.float64, device=order.device)
     placed = torch.empty_like(change).scatter_(1, order, ranks[None, :, None].expand_as(order))
-    inside = (root.labels[:, None] == classes).to(torch.float64)  # (N, K)
+    inside = (labels[:, None] == classes).to(torch.float64)  # (N, K)
     sizes = inside.sum(0)
     own, moved = placed[:, :, classes], change[:, :, classes]
     found = [_contrast(own, inside, of.square().sum(1)) for of in (moved, moved.clamp_min(0))]
-    wanted = torch.zeros_like(change[0]).scatter_(1, root.labels[:, None], 1.0)
-    wanted = wanted - before[0].to(torch.float64).softmax(1)
+    wanted = torch.zeros_like(change[0]).scatter_(1, labels[:, None], 1.0)
+    wanted = wanted - before.to(torch.float64).softmax(1)
     wanted = wanted * (inside / sizes).sum(1, keepdim=True)
     # Each client's changes have the squared sum N C, or are all 0.
     descent = (change * wanted).sum((1, 2)) / (
         wanted.norm().clamp_min(tiny) * math.sqrt(wanted.numel())
     )
-    return Evidence(*found[0], *found[1], descent)
-
-
-def _stepped(
-    loss: RootLoss, params: Tensor, updates: Tensor, inputs: Tensor, length: float, shard: Shard
-) -> Tensor:
-    """What models put out that are moved from `params` (d,) along `updates` (n, d): (n, N, C).
-
-    Each by `length`, or not at all along an update of zeros.
-    """
-
-    def outputs(rows: Tensor) -> Tensor:
-        norms = lengths(rows)[:, None]
-        found = loss.outputs(params + torch.where(norms > 0, length / norms, 0.0) * rows, inputs)
-        assert found is not None
-        return found
-
-    if shard.ranks > 1:
-        return shard.each_row(updates, lambda row: outputs(row[None])[0])
-    at_once = max(1, _ENTRIES // len(params))  # beside all updates, few models
-    return torch.cat([outputs(rows) for rows in updates.split(at_once)])
+    return torch.stack([*found[0], *found[1], descent])
 
 
 def _contrast(ranks: Tensor, inside: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

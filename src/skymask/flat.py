@@ -4,21 +4,24 @@ Rules, attacks and masks see vectors only; this file is the one place that knows
 laid out. Any `torch.nn.Module` will do: there is no masked twin of a model anywhere.
 """
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, jvp
 
 from skymask.errors import InputError
-from skymask.recording import Recorded, recorded
+from skymask.recording import Function, Repeated
 from skymask.types import Batch, Loss
 
-_MODELS_AT_ONCE = 128
-"""At most so many models are evaluated at once on a GPU: beyond it is as busy as it can be."""
+_STEPS_AT_ONCE = 128
+"""At most so many derivatives are computed at once: beyond a GPU is as busy as it can be."""
+_CPU_ROOM = 1 << 30
+"""Bytes that they may take on a CPU, four times over."""
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of (outputs, labels) over a batch, such as `torch.nn.functional.cross_entropy`."""
@@ -170,8 +173,11 @@ class RootLoss:
     loss: SampleLoss
     module: nn.Module
     buffers: Tensor
-    graphs: dict[int, Recorded | None] = field(default_factory=dict)
-    """Recorded gradients by batch; shared by the losses of a run's rounds."""
+    repeated: dict[Hashable, Repeated] | None = field(default_factory=dict)
+    """What is computed in every round, by name; shared by the losses of a run's rounds.
+
+    None where nothing is to be recorded.
+    """
 
     def __call__(self, params: Tensor, batch: Batch) -> Tensor:
         """Mean loss over `batch` at `params` (d,), a differentiable scalar."""
@@ -181,58 +187,81 @@ class RootLoss:
         return self.loss(outputs, batch.labels)
 
     @torch.no_grad()
-    def outputs(self, rows: Tensor, inputs: Tensor, at_once: int | None = None) -> Tensor | None:
-        """What the models with parameters `rows` (k, d) make of `inputs` (N, ...): (k, N, ...).
+    def outputs(self, params: Tensor, inputs: Tensor) -> object:
+        """What the model with `params` (d,) makes of `inputs` (N, ...)."""
+        return functional_call(self.module, self.model.tensors(params, self.buffers), (inputs,))
 
-        `at_once` models are evaluated at once: by default one on a CPU, where that is the faster
-        way, and on a GPU up to 128, as its free memory allows. None where a model's output is not
-        one tensor.
+    @torch.no_grad()
+    def changes(
+        self, params: Tensor, steps: Tensor, inputs: Tensor, before: Tensor, at_once: int = 1
+    ) -> Tensor:
+        """What small `steps` (k, d) away from `params` (d,) change in the outputs: (k, N, ...).
+
+        `before` are the outputs (N, ...) at `params`. It is the derivative along each step, of
+        `at_once` steps at once, which takes convolutions with the same kernels for all of them. A
+        CPU is several times as fast with the difference of outputs, model by model; so are modules
+        computed that torch cannot differentiate forwards. Both are the same for steps so short that
+        the outputs are linear.
+        """
+        if not self._by_differences(params.device):
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                return self.derivatives(params, steps, inputs, at_once)
+        after = [self.outputs(params + step, inputs) for step in steps]
+        return torch.stack([each - before for each in after if isinstance(each, Tensor)])
+
+    def _by_differences(self, device: torch.device) -> bool:
+        return device.type == "cpu" and convolves(self.module)
+
+    @torch.no_grad()
+    def derivatives(self, params: Tensor, steps: Tensor, inputs: Tensor, at_once: int) -> Tensor:
+        """Of the outputs at `params` (d,) along each of `steps` (k, d), by `at_once`: (k, N, ...).
+
+        By differentiating forwards, which raises `RuntimeError` or `NotImplementedError` where
+        torch cannot.
         """
 
-        def one(params: Tensor, buffers: Tensor) -> Tensor:
-            outputs: Tensor = functional_call(
-                self.module, self.model.tensors(params, buffers), (inputs,)
-            )
-            return outputs
+        def along(step: Tensor) -> Tensor:
+            change: Tensor = jvp(lambda at: self.outputs(at, inputs), (params,), (step,))[1]
+            return change
 
-        first: object  # a module may return what it likes
-        if rows.device.type == "cpu":
-            first, at_once = one(rows[0], self.buffers), at_once or 1
-        else:
-            first, size = _measured(self.module, lambda: one(rows[0], self.buffers))
-            at_once = at_once or _fitting(rows.device, size)
-        if not isinstance(first, Tensor):
-            return None
-        if at_once == 1:
-            others = [one(params, self.buffers)[None] for params in rows[1:]]
-        else:
-            several = torch.vmap(one)
-            others = [
-                several(part, self.buffers.expand(len(part), -1))
-                for part in rows[1:].split(at_once)
-                if len(part)
-            ]
-        return torch.cat([first[None], *others])
+        return torch.cat([torch.vmap(along)(some) for some in steps.split(at_once)])
+
+    def fitting(self, params: Tensor, inputs: Tensor) -> int:
+        """How many steps `changes` can take at once if theirs fit in a quarter of the free memory.
+
+        Between its operations `vmap` makes copies in other layouts.
+        """
+        if self._by_differences(params.device):
+            return 1
+        size = _size_of_outputs(self.module, lambda: self.outputs(params, inputs))
+        device = params.device
+        room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _CPU_ROOM
+        return max(1, min(_STEPS_AT_ONCE, room // (4 * max(size, 1))))
 
     def gradient(self, params: Tensor, batch: Batch) -> Tensor:
         """Gradient of the mean loss over `batch` at `params`, (d,).
 
-        On CUDA the first call for a batch records the computation, later ones replay it: for a
-        small model launching the kernels takes several times as long as running them. A loss or
-        module that cannot be recorded (one that waits for the device) is computed as usual.
+        On CUDA the computation is recorded and replayed: for a small model launching the kernels
+        takes several times as long as running them. A loss or module that cannot be recorded (one
+        that waits for the device) is computed as usual.
         """
-        if params.device.type != "cuda":
-            return gradient(self, params, batch)
-        if id(batch.inputs) not in self.graphs:
-            self.graphs[id(batch.inputs)] = self._recorded(params, batch)
-        graph = self.graphs[id(batch.inputs)]
-        return gradient(self, params, batch) if graph is None else graph(params, self.buffers)[0]
 
-    def _recorded(self, params: Tensor, batch: Batch) -> Recorded | None:
         def slope(params: Tensor, buffers: Tensor) -> tuple[Tensor]:
-            return (gradient(replace(self, buffers=buffers), params, batch),)
+            return (gradient(self.at(buffers), params, batch),)
 
-        return recorded(slope, params, self.buffers)
+        return self.repeat("gradient", id(batch.inputs), lambda: slope, params, self.buffers)[0]
+
+    def at(self, buffers: Tensor) -> "RootLoss":
+        """The same loss with other `buffers` (b,), of which nothing is recorded by itself."""
+        return replace(self, buffers=buffers, repeated=None)
+
+    def repeat(
+        self, name: Hashable, same: Hashable, make: Callable[[], Function], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        """As `recording.Repeated`, for the computation called `name`."""
+        if self.repeated is None:
+            return tuple(make()(*inputs))
+        return self.repeated.setdefault(name, Repeated())(same, make, *inputs)
 
 
 def root_loss(model: FlatModel, loss: SampleLoss, buffers: Tensor) -> RootLoss:
@@ -248,8 +277,13 @@ def gradient(loss: Loss, params: Tensor, batch: Batch) -> Tensor:
     return slope
 
 
-def _measured(module: nn.Module, call: Callable[[], object]) -> tuple[object, int]:
-    """What `call` returns, and the bytes of all that the parts of `module` put out meanwhile."""
+def convolves(module: nn.Module) -> bool:
+    """Whether there are convolutions in `module`."""
+    return any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules())
+
+
+def _size_of_outputs(module: nn.Module, call: Callable[[], object]) -> int:
+    """The bytes of all that the parts of `module` put out during `call`."""
     size = 0
 
     def count(_: nn.Module, __: object, output: object) -> None:
@@ -259,19 +293,11 @@ def _measured(module: nn.Module, call: Callable[[], object]) -> tuple[object, in
 
     hooks = [part.register_forward_hook(count) for part in module.modules()]
     try:
-        return call(), size
+        call()
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _fitting(device: torch.device, size: int) -> int:
-    """How many models are evaluated at once if `size` bytes of each fit in a quarter of `device`.
-
-    Of its free memory; between its operations `vmap` makes copies in other layouts.
-    """
-    room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 30
-    return max(1, min(_MODELS_AT_ONCE, room // (4 * max(size, 1))))
+    return size
 
 
 def _channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

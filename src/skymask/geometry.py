@@ -20,6 +20,8 @@ _ON_A_GPU = 16
 """How many times as large a part is there, where launching the work is what takes time."""
 _COLUMNS = 1 << 16
 """The widest part of a Gram matrix: it is summed in the rows' own precision."""
+_FEW = 256
+"""Distances of so few rows are worked on by the CPU."""
 _ROWS = 256
 """Rows of a Gram matrix that are multiplied at once."""
 
@@ -52,12 +54,14 @@ def squared_distances(rows: Tensor) -> Tensor:
     which settles its own pairs and all but the closest ones of the others, until none is left. Rows
     equal to that centre get its distances, bit for bit. A distance that overflows is infinite.
     """
-    distances, norms = _distances_around(rows.mean(0), rows, None)
+    # A GPU takes longer to be told what to do with a small matrix than a CPU takes to do it.
+    work = torch.device("cpu") if len(rows) <= _FEW else rows.device
+    distances, norms = _distances_around(rows.mean(0), rows, None, work)
     unsure = _cancelled(distances, norms)
     while unsure.any():
         centre = unsure.sum(1).argmax()
         group = unsure[centre].index_fill(0, centre, True).nonzero().flatten()
-        nearer, norms = _distances_around(rows[centre], rows, group)
+        nearer, norms = _distances_around(rows[centre], rows, group.to(rows.device), work)
         block = group[:, None], group
         distances[block] = torch.where(unsure[block], nearer, distances[block])
         unsure[block] &= _cancelled(nearer, norms)
@@ -66,12 +70,14 @@ def squared_distances(rows: Tensor) -> Tensor:
         distances[twins], distances[:, twins] = seen, seen[:, None]
         unsure[twins] = False
         unsure[:, twins] = False
-    return distances
+    return distances.to(rows.device)
 
 
-def _distances_around(centre: Tensor, rows: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+def _distances_around(
+    centre: Tensor, rows: Tensor, chosen: Tensor | None, work: torch.device
+) -> tuple[Tensor, Tensor]:
     """Squared distances (k, k) of the `chosen` rows, and their squared ones to `centre` (k,)."""
-    gram = gram_matrix(rows, centre, chosen)
+    gram = gram_matrix(rows, centre, chosen).to(work)
     norms = gram.diagonal()
     distances = (norms[:, None] + norms - 2 * gram).clamp_min(0)
     return distances.nan_to_num(nan=torch.inf).fill_diagonal_(0), norms

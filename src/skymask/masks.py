@@ -14,7 +14,7 @@ Since W_i = W_t + U_i, the updates U_i can stand for the models W_i in all of th
 Wbar = W_t + Ubar; that also loses fewer digits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from skymask.environment import require_room
 from skymask.kernels import fused_state, fuses
+from skymask.recording import may_wait
 from skymask.shards import Shard
 
 _BLOCK_ENTRIES = {"cpu": 1 << 18}
@@ -41,6 +42,12 @@ class Masks:
     """Share of the bits that the last step changed."""
     moved: bool
     """Whether any step changed a bit; if not the masks tell nothing apart."""
+
+    @classmethod
+    def of(cls, bits: Tensor, told: Sequence[float]) -> "Masks":
+        """From what `MaskTraining.trained` gives, the numbers on the host."""
+        steps, flipped, moves = told
+        return cls(bits, int(steps), flipped, moves > 0)
 
 
 @dataclass(frozen=True)
@@ -86,30 +93,51 @@ class MaskTraining:
         Where the gradient is not finite or vanishes the masks have nothing to learn from and
         training stops there. Raises `InputError` where there is too little memory (`memory`).
         """
-        _require_room(updates, server, shard)
+        bits, told = self.trained(updates, gradient, watch, server=server, shard=shard)
+        return Masks.of(bits, told.tolist())
+
+    def trained(
+        self,
+        updates: Tensor,
+        gradient: Callable[[Tensor], Tensor],
+        watch: Callable[[int, Tensor], None] | None = None,
+        *,
+        server: Tensor | None = None,
+        shard: Shard = Shard(),  # noqa: B008 -- frozen
+    ) -> tuple[Tensor, Tensor]:
+        """As the call itself, in tensors alone: the bits, and (3,) that `Masks.of` reads.
+
+        While a CUDA graph is being recorded it does not wait for the device: no step is left out,
+        but masks that have converged do not move any more.
+        """
+        waits = may_wait(updates.device)
+        if waits:
+            _require_room(updates, server, shard)
         state = fused_state(updates, self.tau, server) or PlainState(updates, self.tau, server)
         n, d = state.values.shape
         entries = n * (shard.size or d)
 
-        def advance(slope: Tensor) -> list[int]:
+        def advance(slope: Tensor, running: Tensor) -> Tensor:
             square = shard.sum(state.square(slope)) / entries
-            told = shard.sum(state.advance(slope, square, self.gamma, self.relative))
-            return told.tolist()  # the one wait for the device in a step
+            square = torch.where(running, square, torch.nan)  # which nothing is moved by
+            return shard.sum(state.advance(slope, square, self.gamma, self.relative))
 
-        advance(torch.zeros_like(updates[0]))  # sums up, moves nothing
-        steps, flipped, moved = 0, 0.0, False
-        while steps < self.steps:
-            usable, changed = advance(shard.part(gradient(shard.whole(state.mean))))
-            if not usable:
+        running = torch.ones((), dtype=torch.bool, device=updates.device)
+        advance(torch.zeros_like(updates[0]), running)  # sums up, moves nothing
+        steps, flipped, moved = torch.zeros(3, dtype=torch.float64, device=updates.device)
+        for step in range(1, self.steps + 1):
+            slope = shard.part(gradient(shard.whole(state.mean)))
+            usable, changed = advance(slope, running)
+            running = usable > 0
+            steps = steps + running
+            flipped = torch.where(running, changed / entries, flipped)
+            moved = moved + (changed > 0)
+            if watch is not None and running:
+                watch(step, state.values)
+            running = running & ~((moved > 0) & (flipped <= self.tolerance))
+            if waits and not running:
                 break
-            steps += 1
-            flipped = changed / entries
-            if watch is not None:
-                watch(steps, state.values)
-            moved = moved or changed > 0
-            if moved and flipped <= self.tolerance:
-                break
-        return Masks(state.bits, steps, flipped, moved)
+        return state.bits, torch.stack([steps, flipped, moved])
 
 
 def memory(n: int, d: int, whole: int, *, fused: bool, itemsize: int = 4) -> int:

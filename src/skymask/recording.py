@@ -4,11 +4,53 @@ A small model's training is hundreds of small kernels, and launching them one by
 than running them. A CUDA graph launches all of them at once; what it computes is the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Function = Callable[..., Sequence[Tensor]]
+
+_ENTRIES = 1 << 25
+"""Most entries of inputs that are worth copying, which a recording does with them at every call."""
+
+
+@dataclass(eq=False)
+class Repeated:
+    """A computation on tensors that comes again and again: on CUDA it is recorded the second time.
+
+    It takes several times as long to record as to run, so that what is another one in every
+    round (of other clients, say) is never recorded. Nor is what has large inputs, which would be
+    copied: it keeps the device busy anyway. Only the latest recording is kept, because it holds on
+    to its memory.
+    """
+
+    latest: Hashable = None
+    calls: int = 0
+    graph: "Recorded | None" = None
+
+    def __call__(
+        self, same: Hashable, make: Callable[[], Function], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The function of `inputs` that `make` gives.
+
+        It is the same function as long as `same` and the shapes of `inputs` are; `make` is not
+        called where a recording is replayed.
+        """
+        latest = (same, *(tensor.shape for tensor in inputs), inputs[0].device)
+        if self.latest != latest:
+            self.latest, self.calls, self.graph = latest, 0, None
+        self.calls += 1
+        if self.graph is not None:
+            return self.graph(*inputs)
+        function = make()
+        small = sum(tensor.numel() for tensor in inputs) <= _ENTRIES
+        if self.calls == 2 and small and inputs[0].device.type == "cuda":
+            self.graph = recorded(function, *inputs)
+            if self.graph is not None:
+                return self.graph(*inputs)
+        return tuple(function(*inputs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +60,7 @@ class Recorded:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     graph: torch.cuda.CUDAGraph
-    function: Callable[..., Sequence[Tensor]]
+    function: Function
     """What was recorded. It is kept because the graph reads memory that it holds."""
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -30,9 +72,7 @@ class Recorded:
         return tuple(output.clone() for output in self.outputs)
 
 
-def recorded(
-    function: Callable[..., Sequence[Tensor]], *inputs: Tensor, warm_ups: int = 3
-) -> Recorded | None:
+def recorded(function: Function, *inputs: Tensor, warm_ups: int = 3) -> Recorded | None:
     """Record `function` of `inputs`, all on one CUDA device.
 
     None where that is not possible: a computation that waits for the device cannot be recorded.
@@ -54,3 +94,8 @@ def recorded(
         except RuntimeError:
             return None
     return Recorded(own, outputs, graph, function)
+
+
+def may_wait(device: torch.device) -> bool:
+    """Whether the host may wait for `device`: not while a computation on it is being recorded."""
+    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()

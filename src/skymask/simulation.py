@@ -338,8 +338,8 @@ def _attacked(
         round,
         buffers=None if round.buffers is None else round.buffers.clone(),
         counts=None if round.counts is None else round.counts.clone(),
-        # Recorded gradients hold the root data set.
-        loss=replace(round.loss, graphs={}) if isinstance(round.loss, RootLoss) else round.loss,
+        # Recorded computations hold the root data set.
+        loss=replace(round.loss, repeated={}) if isinstance(round.loss, RootLoss) else round.loss,
         root=None,
         server_update=None,
         server_buffers=None,

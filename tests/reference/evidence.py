@@ -4,7 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-STEP = 0.1
+STEP = 1e-5
+
+
+def derivative(
+    scores: Callable[[np.ndarray], np.ndarray], params: np.ndarray, update: np.ndarray
+) -> np.ndarray:
+    """Of the scores (N, C) along `update`, by central differences."""
+    step = STEP * update / np.linalg.norm(update)
+    return (scores(params + step) - scores(params - step)) / (2 * STEP)
 
 
 def alignment(
@@ -12,17 +20,15 @@ def alignment(
     params: np.ndarray,
     updates: np.ndarray,
     labels: np.ndarray,
-    length: float,
     raised: bool = False,
 ) -> list[float]:
     """The alignment of each of `updates`; `scores` gives (N, C) of a model's parameters.
 
     With `raised` classes count for the scores that are raised alone.
     """
-    before = scores(params)
     changes = []
     for update in updates:
-        change = scores(params + STEP * length * update / np.linalg.norm(update)) - before
+        change = derivative(scores, params, update)
         change = np.array([row - row.mean() for row in change])
         changes.append(change / np.sqrt((change**2).mean()))  # all clients have the same say
     reaction = []
@@ -57,11 +63,9 @@ def descent(
     params: np.ndarray,
     update: np.ndarray,
     labels: np.ndarray,
-    length: float,
 ) -> float:
     """The cosine of an update's changes and of what would lower the loss of every class alike."""
-    before = scores(params)
-    change = scores(params + STEP * length * update / np.linalg.norm(update)) - before
+    before, change = scores(params), derivative(scores, params, update)
     dot = own = other = 0.0
     for sample, label in enumerate(labels):
         chances = np.exp(before[sample]) / np.exp(before[sample]).sum()

@@ -148,10 +148,10 @@ def copied(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Reasons:
     Nobody is a copy where most clients sent what the server has. Of both this process holds the
     columns `shard`.
     """
-    distances = shard.sum(squared_distances(updates))
-    apart = shard.sum(distances_to(server, updates).to(distances.dtype).square())
+    distances = shard.sum(squared_distances(updates)).cpu()
+    apart = shard.sum(distances_to(server, updates).to(distances.dtype).square()).cpu()
     usual = apart.median()
-    own = lengths_of(updates, shard).to(distances.dtype).square()
+    own = lengths_of(updates, shard).to(distances).square()
     near = _SAME * torch.minimum(usual, own)[:, None]
     same = (distances < near) & usual.isfinite()
     return {

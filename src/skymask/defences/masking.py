@@ -1,6 +1,7 @@
 """Masks for the updates of a round: what every variant of SkyMask starts with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from skymask.defences.selected import needed
 from skymask.flat import RootLoss, gradient
-from skymask.geometry import lengths
+from skymask.geometry import gram_matrix, lengths
 from skymask.masks import Masks, MaskTraining
+from skymask.recording import may_wait
 from skymask.shards import Shard
 from skymask.types import Round
 
@@ -32,23 +34,90 @@ def trained_masks(
     loss overflow. `watch` is as in `MaskTraining`. Raises `InputError` where `round` lacks
     `params`, `loss`, `root` or, with `root`, `server_update`.
     """
+    bits, told = _trained(training, updates, round, root, watch)
+    return Masks.of(bits, told.tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSummary:
+    """What is kept of m trained masks, on the CPU."""
+
+    products: Tensor
+    """Of the masks' bits with each other's, in each of the parts asked for, (parts, m, m)."""
+    steps: int
+    flipped: float
+    moved: bool
+    """These three as in `masks.Masks`."""
+    ones: dict[str, Tensor]
+    """The share of ones in each layer, (m,)."""
+
+    def evidence(self) -> dict[str, Any]:
+        """What a report shows of the masks."""
+        return {"mask_steps": self.steps, "flipped": self.flipped, "ones": self.ones}
+
+
+def mask_summary(
+    training: MaskTraining,
+    updates: Tensor,
+    round: Round,
+    root: bool,
+    parts: Mapping[str, slice] | None = None,
+) -> MaskSummary:
+    """What `trained_masks` are like, as a whole or in each of the `parts` of a (d,) vector.
+
+    On CUDA all of it is recorded and replayed where the model is not large, so that the host waits
+    for the device once in a round and not after every mask step.
+    """
+    params, loss, data = (needed(round, name, "SkyMask") for name in ("params", "loss", "root"))
+    server = needed(round, "server_update", "SkyMask") if root else None
+    parts = {"": slice(0, len(params))} if parts is None else parts
+
+    def seen(updates: Tensor, now: Round) -> Tensor:
+        bits, told = _trained(training, updates, now, root)
+        products = [gram_matrix(bits[:, at]) for at in now.shard.layers(parts).values()]
+        ones = [bits[:, at].sum(1) for at in now.shard.layers(now.layers).values()]
+        sums = torch.cat([each.to(torch.float64).view(-1) for each in products + ones])
+        return torch.cat([told, now.shard.sum(sums)])
+
+    if isinstance(loss, RootLoss) and round.shard.ranks == 1:
+
+        def again(updates: Tensor, params: Tensor, buffers: Tensor, *own: Tensor) -> tuple[Tensor]:
+            now = replace(round, params=params, loss=loss.at(buffers))
+            return (seen(updates, replace(now, server_update=own[0]) if own else now),)
+
+        name = "masks", training, _places(parts), _places(round.layers)  # rules may take turns
+        own = () if server is None else (server,)
+        inputs = updates, params, loss.buffers, *own
+        found = loss.repeat(name, id(data.inputs), lambda: again, *inputs)[0].cpu()
+    else:
+        found = seen(updates, round).cpu()
+    m = len(updates) + root
+    told, products, ones = found.split([3, len(parts) * m * m, len(round.layers) * m])
+    steps, flipped, moves = told.tolist()
+    shares = {
+        name: (row / (at.stop - at.start)).float()
+        for (name, at), row in zip(round.layers.items(), ones.view(-1, m), strict=True)
+    }
+    return MaskSummary(products.view(-1, m, m), int(steps), flipped, moves > 0, shares)
+
+
+def _trained(
+    training: MaskTraining,
+    updates: Tensor,
+    round: Round,
+    root: bool,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `MaskTraining.trained`."""
     server = needed(round, "server_update", "SkyMask") if root else None
     rows = _shortened(updates, server, round.shard)
     own = None if server is None else round.shard.part(server)
-    return training(rows, _root_gradient(round), watch, server=own, shard=round.shard)
+    return training.trained(rows, _root_gradient(round), watch, server=own, shard=round.shard)
 
 
-def mask_evidence(masks: Masks, round: Round) -> dict[str, Any]:
-    """What a report shows of the masks: steps, bits flipped last, share of ones in each layer."""
-    layers = round.shard.layers(round.layers)
-    ones = {name: masks.bits[:, at].sum(1, dtype=torch.float32) for name, at in layers.items()}
-    if ones:
-        ones = dict(zip(ones, round.shard.sum(torch.stack(list(ones.values()))), strict=True))
-    return {
-        "mask_steps": masks.steps,
-        "flipped": masks.flipped,
-        "ones": {name: ones[name] / (at.stop - at.start) for name, at in round.layers.items()},
-    }
+def _places(parts: Mapping[str, slice]) -> tuple[tuple[str, int, int], ...]:
+    """The same, as a key of a dictionary (a slice is none before Python 3.12)."""
+    return tuple((name, at.start, at.stop) for name, at in parts.items())
 
 
 def _root_gradient(round: Round) -> Callable[[Tensor], Tensor]:
@@ -68,7 +137,8 @@ def _shortened(updates: Tensor, server: Tensor | None, shard: Shard) -> Tensor:
     norms = lengths(updates, shard)
     usual = norms.median() if server is None else torch.linalg.vector_norm(server)
     longest = _LONGEST * usual
-    if longest == 0 or not (norms > longest).any():
-        return updates
-    factors: Tensor = (longest / norms).clamp_max(1)
+    long = (norms > longest) & (longest > 0)
+    if may_wait(updates.device) and not long.any():
+        return updates  # without a copy
+    factors: Tensor = torch.where(long, longest / norms, 1.0)
     return updates * factors[:, None]

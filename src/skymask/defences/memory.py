@@ -1,6 +1,6 @@
 """What a rule remembers of clients over rounds: averages that forget, kept by client id."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,21 +42,21 @@ class ClientAverages:
         round is one client, whose observations are averaged.
         """
         past = _on_cpu(past or {})
-        unique, place = ids.unique(return_inverse=True)
-        here = {name: _mean_by(value[:-1], place, len(unique)) for name, value in seen.items()}
-        state = _advance(past.get("all"), unique, here, keep)
-        last = {name: value[-1:] for name, value in seen.items()}
-        root = _advance(past.get("root"), torch.tensor([ROOT]), last, keep)
-        rows = torch.searchsorted(state["ids"], ids)
-        values = {
-            name: torch.cat(
-                [state[name][rows] / state["weight"][rows], root[name] / root["weight"]]
-            )
-            for name in seen
-        }
-        weight = torch.cat([state["weight"][rows], root["weight"]])
+        rows = torch.stack([torch.ones(len(ids) + 1, dtype=torch.float64), *seen.values()])
+        unique, place, times = ids.unique(return_inverse=True, return_counts=True)
+        here = rows.new_zeros(len(rows), len(unique)).index_add_(1, place, rows[:, :-1]) / times
+        names = ["weight", *seen]
+        known, sums = _advance(past.get("all"), names, unique, here, keep)
+        _, root = _advance(past.get("root"), names, torch.tensor([ROOT]), rows[:, -1:], keep)
+        both = torch.cat([sums[:, torch.searchsorted(known, ids)], root], 1)
+        weight = both[0]
         noise = (1 - keep) * (2 - weight) / ((1 + keep) * weight)
-        return cls(values, noise, state, root)
+        return cls(
+            dict(zip(seen, both[1:] / weight, strict=True)),
+            noise,
+            {"ids": known, **dict(zip(names, sums, strict=True))},
+            {"ids": torch.tensor([ROOT]), **dict(zip(names, root, strict=True))},
+        )
 
     def stored(self) -> dict[str, Any]:
         """What goes into `Decision.memory`."""
@@ -106,24 +106,23 @@ def recalled(past: Any, ids: Tensor, name: str) -> Tensor:
 
 
 def _advance(
-    past: Mapping[str, Tensor] | None, ids: Tensor, seen: Mapping[str, Tensor], keep: float
-) -> dict[str, Tensor]:
-    """The state with `seen` of the clients `ids` (sorted, without repetition) taken in."""
-    known = ids if past is None else torch.cat([past["ids"], ids]).unique()
+    past: Mapping[str, Tensor] | None, names: Sequence[str], ids: Tensor, seen: Tensor, keep: float
+) -> tuple[Tensor, Tensor]:
+    """All ids and their sums with `seen` (k, n) of the clients `ids` (sorted, none twice) taken in.
+
+    `names` are those of the k rows.
+    """
+    before = ids[:0] if past is None else past["ids"]
+    known = ids if before.equal(ids) else torch.cat([before, ids]).unique()
+    sums = seen.new_zeros(len(names), len(known))
+    if past is not None:
+        nothing = seen.new_zeros(len(before))
+        sums[:, torch.searchsorted(known, before)] = torch.stack(
+            [past.get(name, nothing) for name in names]
+        )
     at = torch.searchsorted(known, ids)
-    state = {"ids": known}
-    for name, value in {"weight": torch.ones_like(ids, dtype=torch.float64), **seen}.items():
-        sums = torch.zeros(len(known), dtype=torch.float64)
-        if past is not None and name in past:
-            sums[torch.searchsorted(known, past["ids"])] = past[name]
-        sums[at] = keep * sums[at] + (1 - keep) * value
-        state[name] = sums
-    return state
-
-
-def _mean_by(value: Tensor, place: Tensor, groups: int) -> Tensor:
-    sums = torch.zeros(groups, dtype=value.dtype).index_add_(0, place, value)
-    return sums / torch.bincount(place, minlength=groups)
+    sums[:, at] = keep * sums[:, at] + (1 - keep) * seen
+    return known, sums
 
 
 def _on_cpu(memory: Any) -> Any:

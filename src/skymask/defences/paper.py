@@ -9,10 +9,10 @@ from torch import Tensor
 
 from skymask.clustering import Mixture, two_gaussians
 from skymask.components import check_settings, count, flag, number, setting
-from skymask.defences.masking import PAPER, mask_evidence, trained_masks
+from skymask.defences.masking import PAPER, MaskSummary, mask_summary
 from skymask.defences.screening import example_counts, screened
-from skymask.geometry import principal_components, weighted_mean
-from skymask.masks import Masks, MaskTraining
+from skymask.geometry import principal_coordinates, weighted_mean
+from skymask.masks import MaskTraining
 from skymask.types import Decision, Round
 
 
@@ -61,8 +61,8 @@ class PaperSkyMask:
 
         Raises `InputError` where `round` lacks `params`, `loss`, `root` or `server_update`.
         """
-        masks = trained_masks(_training(self), updates, round, root=True)
-        points = principal_components(masks.bits, min(self.dims, len(updates)), round.shard)
+        masks = mask_summary(_training(self), updates, round, root=True)
+        points = principal_coordinates(masks.products[0], min(self.dims, len(updates)))
         mixture = two_gaussians(points.numpy())
         return _decide(updates, round, mixture, int(mixture.labels[-1]), masks, points)
 
@@ -95,8 +95,8 @@ class SkyMaskNR:
 
         Raises `InputError` where `round` lacks `params`, `loss` or `root`.
         """
-        masks = trained_masks(_training(self), updates, round, root=False)
-        points = principal_components(masks.bits, min(self.dims, len(updates)), round.shard)
+        masks = mask_summary(_training(self), updates, round, root=False)
+        points = principal_coordinates(masks.products[0], min(self.dims, len(updates)))
         mixture = two_gaussians(points.numpy())
         larger = int((mixture.labels == 1).sum() * 2 > len(updates))
         return _decide(updates, round, mixture, larger, masks, points)
@@ -107,12 +107,12 @@ def _training(rule: PaperSkyMask | SkyMaskNR) -> MaskTraining:
 
 
 def _decide(
-    updates: Tensor, round: Round, mixture: Mixture, benign: int, masks: Masks, points: Tensor
+    updates: Tensor, round: Round, mixture: Mixture, benign: int, masks: MaskSummary, points: Tensor
 ) -> Decision:
     n = len(updates)
     trust = torch.from_numpy(mixture.probabilities[:n, benign]).to(updates)
     accepted = torch.from_numpy(mixture.labels[:n] == benign).to(updates.device)
-    evidence = {"points": points, **mask_evidence(masks, round)}
+    evidence = {"points": points, **masks.evidence()}
     outside = "its mask is outside the benign cluster (probability {:.2f} of being inside)"
     if not masks.moved:
         # Masks that never moved say nothing, and to accept everybody would be FedAvg unawares.

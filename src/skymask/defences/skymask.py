@@ -11,7 +11,7 @@ from torch import Tensor
 from skymask.components import check_settings, count, number, setting
 from skymask.defences.clusters import Clustering
 from skymask.defences.judging import Known, Reasons, copied, harmful, shifted, too_long
-from skymask.defences.masking import PAPER, mask_evidence, trained_masks
+from skymask.defences.masking import PAPER, mask_summary
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
 from skymask.defences.screening import example_counts, screened
@@ -19,9 +19,8 @@ from skymask.defences.selected import needed
 from skymask.defences.statistics import shifts
 from skymask.evidence import root_evidence
 from skymask.flat import RootLoss
-from skymask.geometry import centred, gram_matrix, lengths, principal_coordinates
+from skymask.geometry import centred, lengths, principal_coordinates
 from skymask.masks import MaskTraining
-from skymask.shards import Shard
 from skymask.types import Decision, Round
 
 _SHORTEST = 2.3
@@ -120,13 +119,13 @@ class SkyMask:
         ids = torch.arange(n) if round.clients is None else round.clients.cpu()
         past = round.memory if isinstance(round.memory, dict) else {}
         training = MaskTraining(self.gamma, True, self.steps, self.tolerance, self.tau)
-        masks = trained_masks(training, updates, round, root=True)
+        modules = _modules(round.layers, len(needed(round, "params", "SkyMask")))
+        masks = mask_summary(training, updates, round, root=True, parts=modules)
 
         samples = len(needed(round, "root", "SkyMask").labels)
         seen = _observed(updates, round)
         known = Known.of(past, ids, seen, self.memory, samples)
-        modules = _modules(round.layers, len(needed(round, "params", "SkyMask")))
-        layers = _relative_grams(masks.bits, modules, round.shard)
+        layers = _relative(masks.products)
         pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
         grams = {"": pairs.values}
         grams |= {f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)}
@@ -147,7 +146,7 @@ class SkyMask:
             "points": principal_coordinates(pairs.values, min(self.dims, n)),
             "gain": clusters.gain,
             **{name: averages[name][:n] for name in averages if name != "square"},
-            **mask_evidence(masks, round),
+            **masks.evidence(),
         }
         if not deviations:
             evidence["unknown"] = "harm: the loss gives no class scores of the root data set"
@@ -205,14 +204,9 @@ def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
             found["shift"] = torch.cat([moved, moved.new_zeros(1)]).cpu()
     params, root = (needed(round, name, "SkyMask") for name in ("params", "root"))
     if isinstance(round.loss, RootLoss) and not root.labels.is_floating_point():
-        evidence = root_evidence(
-            round.loss, params, updates, root, float(norms[-1]), server, round.shard
-        )
+        evidence = root_evidence(round.loss, params, updates, root, norms[-1], server, round.shard)
         if evidence is not None:
-            descent = evidence.descent.cpu()
-            found |= {"alignment": evidence.alignment.cpu(), "error": evidence.error.cpu()}
-            found |= {"raised": evidence.raised.cpu(), "raised_error": evidence.raised_error.cpu()}
-            found |= {"descent": descent, "square": descent.square()}
+            found |= vars(evidence) | {"square": evidence.descent.square()}
     return found
 
 
@@ -239,13 +233,8 @@ def _size(at: slice) -> int:
     return int(at.stop - at.start)
 
 
-def _relative_grams(bits: Tensor, modules: Mapping[str, slice], shard: Shard) -> Tensor:
-    """Of each of the `modules` of the masks' `bits` products of centred rows, over their trace.
-
-    (modules, n, n) on the CPU; zero where all rows are the same. `bits` (n, d) has the columns
-    `shard`.
-    """
-    parts = (bits[:, at] for at in shard.layers(modules).values())
-    products = centred(shard.sum(torch.stack([gram_matrix(part) for part in parts])).cpu())
+def _relative(products: Tensor) -> Tensor:
+    """Products (..., n, n) of centred rows over their traces; zero where all rows are the same."""
+    products = centred(products)
     traces = products.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     return torch.where(traces > 0, products / traces, 0.0)

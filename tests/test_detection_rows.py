@@ -1,0 +1,98 @@
+"""A small case of every kind of row of the detection table: digits, 30 clients, 60 rounds.
+
+The table itself runs hundreds of rounds on the real data sets (`skymask table detection`).
+"""
+
+from functools import cache
+
+import pytest
+
+import skymask as sm
+from skymask.data import Groups
+from skymask.tables import detection
+from skymask.tables.cell import Cell
+
+SMALL = detection.Setting(
+    "digits",
+    "digits",
+    60,
+    layers=("1.weight", "3.weight"),
+    parts=4,
+    fields={"partition": Groups(0.5), "clients": 30, "eval_every": 5},
+)
+KINDS = (
+    detection._clean,
+    detection._paper_attacks,
+    detection._many,
+    detection._parts,
+    detection._several,
+    detection._others,
+    detection._adaptive,
+    detection._roots,
+)
+CELLS = {cell.row: cell for kind in KINDS for cell in kind(SMALL) if cell.column == detection.OURS}
+
+
+@cache
+def simulated(experiment: sm.Experiment) -> sm.Result:
+    return sm.simulate(experiment, device="cpu")
+
+
+def lost(cell: Cell) -> float:
+    """Points of accuracy that the honest clients alone have more."""
+    assert cell.yardstick is not None
+    alone, guarded = (simulated(each).summary for each in (cell.yardstick, cell.experiment))
+    return 100 * (alone["accuracy_last5"] - guarded["accuracy_last5"])
+
+
+def let_in(cell: Cell, since: int = 20) -> float:
+    """FNR from round `since` on."""
+    rates = [record["fnr"] for record in simulated(cell.experiment).rounds[since:]]
+    return sum(rates) / len(rates)
+
+
+@pytest.mark.parametrize("row", ["digits none", "digits q=0.1 none", "digits q=0.9 none"])
+def test_nobody_is_lost_where_nobody_attacks(row):
+    cell = CELLS[row]
+    assert simulated(cell.experiment).summary["fpr"] <= 0.01
+    assert lost(cell) <= 0.5
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "digits label-flip",
+        "digits min-sum",
+        "digits fang-trim",
+        "digits 40% label-flip",
+        "digits 60% min-max",
+        "digits 80% fang-trim",
+        "digits single-layer 1.weight",
+        "digits single-layer 3.weight",
+        "digits mixed two",
+        "digits mixed four",
+        "digits alie",
+        "digits ipm",
+        "digits sign-flip",
+        "digits diversified min-max",
+    ],
+)
+def test_attackers_are_out_and_the_honest_are_not(row):
+    cell = CELLS[row]
+    assert let_in(cell) <= 0.01
+    assert simulated(cell.experiment).summary["fpr"] <= 0.01
+    assert lost(cell) <= 1
+
+
+def test_who_is_copied_goes_with_the_copies():
+    cell = CELLS["digits mimic"]
+    assert let_in(cell) <= 0.01
+    worst = max(record["false_positives"] for record in simulated(cell.experiment).rounds)
+    assert worst <= 2
+    assert lost(cell) <= 1
+
+
+@pytest.mark.parametrize("row", ["digits split min-sum", "digits split sign-flip"])
+def test_poison_shared_out_over_the_layers_costs_little(row):
+    # Half of these are let in, or nearly all: a part of an update by itself does hardly any harm.
+    assert lost(CELLS[row]) <= 2
