@@ -87,8 +87,8 @@ def test_attackers_are_out_and_the_honest_are_not(row):
 def test_who_is_copied_goes_with_the_copies():
     cell = CELLS["digits mimic"]
     assert let_in(cell) <= 0.01
-    worst = max(record["false_positives"] for record in simulated(cell.experiment).rounds)
-    assert worst <= 2
+    # Of 24 honest clients the one that is copied, and another one now and then.
+    assert max(record["fpr"] for record in simulated(cell.experiment).rounds) <= 2 / 24
     assert lost(cell) <= 1
 
 

@@ -6,9 +6,10 @@ laid out. Any `torch.nn.Module` will do: there is no masked twin of a model anyw
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -219,6 +220,7 @@ class RootLoss:
         By differentiating forwards, which raises `RuntimeError` or `NotImplementedError` where
         torch cannot.
         """
+        _learn_forward_rules()
 
         def along(step: Tensor) -> Tensor:
             change: Tensor = jvp(lambda at: self.outputs(at, inputs), (params,), (step,))[1]
@@ -275,6 +277,14 @@ def gradient(loss: Loss, params: Tensor, batch: Batch) -> Tensor:
     with torch.enable_grad():
         slope: Tensor = torch.autograd.grad(loss(leaf, batch), leaf)[0]
     return slope
+
+
+@cache
+def _learn_forward_rules() -> None:
+    """Let torch load its rules for derivatives forwards, which warns of torch's own scripting."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        jvp(torch.neg, (torch.ones(()),), (torch.ones(()),))
 
 
 def convolves(module: nn.Module) -> bool:

@@ -54,11 +54,22 @@ def test_few_are_no_cluster():
 
 def test_a_majority_apart_from_the_root_may_be_the_honest_clients():
     away, rows = [*range(7)], [*range(11)]
-    assert CLUSTERING.suspects(known(), away, rows, 9.0, "") == {}
-    worse = known(descent=[-0.1] * 7)
+    length = [0.0, 0.1, -0.1, 0.2, -0.2, 0.1, 0.0]
+    assert CLUSTERING.suspects(known(length=length), away, rows, 9.0, "") == {}
+    worse = known(length=length, descent=[-0.1] * 7)
     assert set(CLUSTERING.suspects(worse, away, rows, 9.0, "")) == set(away)
     # Worse than a few and not bad.
-    assert CLUSTERING.suspects(known(alignment=[0.1] * 7), away, rows, 9.0, "") == {}
+    not_bad = known(length=length, alignment=[0.1] * 7)
+    assert CLUSTERING.suspects(not_bad, away, rows, 9.0, "") == {}
+
+
+def test_a_majority_of_the_same_length_is_made_up_if_it_is_no_better():
+    away, rows = [*range(7)], [*range(11)]
+    alike = [0.5, 0.501, 0.499, 0.5, 0.502, 0.498, 0.5]
+    assert set(CLUSTERING.suspects(known(length=alike), away, rows, 9.0, "")) == set(away)
+    assert CLUSTERING.suspects(known(length=alike), away, rows, 3.9, "") == {}  # not tight
+    better = known(length=alike, descent=[9.0] * 7)
+    assert CLUSTERING.suspects(better, away, rows, 9.0, "") == {}
 
 
 def points(*groups: tuple[int, float, float]) -> torch.Tensor:

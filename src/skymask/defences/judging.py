@@ -237,9 +237,12 @@ def _limit(mine: Tensor) -> Tensor:
 
 def _outlier(good: Tensor, least: float = 1.0) -> Tensor:
     """Below which one is an outlier beside the `good` ones, who vary by `least` at least."""
-    usual = good.median()
-    spread = (_NORMAL * (good - usual).abs().median()).clamp_min(least)
-    return usual - _OUTLIER * spread
+    return good.median() - _OUTLIER * max(spread(good), least)
+
+
+def spread(values: Tensor) -> float:
+    """The robust standard deviation of `values` (k,): as if most were drawn from a normal one."""
+    return _NORMAL * float((values - values.median()).abs().median())
 
 
 def too_long(known: Known, kept: Sequence[int], larger: float) -> Reasons:
@@ -265,8 +268,7 @@ def too_long(known: Known, kept: Sequence[int], larger: float) -> Reasons:
 
 def lengths(length: Tensor, larger: float) -> tuple[Tensor, float]:
     """Logarithms of lengths less their median, and above which one is an outlier."""
-    excess = length - length.median()
-    return excess, max(math.log(larger), _OUTLIER * _NORMAL * float(excess.abs().median()))
+    return length - length.median(), max(math.log(larger), _OUTLIER * spread(length))
 
 
 def teach(known: Known, some: Sequence[int], others: Sequence[int]) -> bool:

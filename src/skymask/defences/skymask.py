@@ -49,7 +49,7 @@ class SkyMask:
        tight for clients that trained on their own: two Gaussians describe the masks better than
        one by more than `tight` in BIC per client (of fewer than 14 masks more, as 1 / n), in the
        average of the layers, or in one of them and so in a third of the last rounds. A majority
-       has to be harmful, too.
+       has to be harmful, too, or of the same length throughout.
     3. A cluster apart (more than `apart` in BIC per client): of its clients those whose updates are
        more than `larger` times as long as the median one near the root, or harmful by one standard
        deviation while the median one near the root is not.
