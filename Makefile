@@ -42,7 +42,7 @@ setup-unchecked: ## As setup, with the same versions, but without comparing dige
 # With a uv of its own: what pyproject.toml asks for anew is not in .venv, nor in the lock, yet.
 lock: ## Write the lock files anew after pyproject.toml changed (UPGRADE=--upgrade moves the pins)
 	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet uv --constraint locks/dev.txt
+	build/lock/bin/python -m pip install --quiet $$(grep -o '^uv==[0-9.]*' locks/dev.txt)
 	build/lock/bin/python tools/lock.py $(UPGRADE)
 
 demo: $(STAMP) ## Train with and without an attack and with SkyMask, on the embedded digits

@@ -35,7 +35,7 @@ from torch import nn
 import skymask as sm
 from benchmarks.writing import conditions, markdown_table, write
 from skymask.environment import free_memory, reuse_memory
-from skymask.masks import memory
+from skymask.masks import kind_of_state, memory
 from skymask.randomness import generator
 
 FEATURES = 784
@@ -101,7 +101,7 @@ def stage(size: Size, device: torch.device, repeats: int, shared: bool) -> Measu
         _together(device, shared)
         seconds.append(time.perf_counter() - begin)
     peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
-    foretold = memory(size.clients + 1, len(own), d, fused=cuda)
+    foretold = memory(size.clients + 1, len(own), d, copies=kind_of_state(updates).copies)
     return Measured(replace(size, parameters=d), statistics.median(seconds[1:]), peak, foretold)
 
 
@@ -242,12 +242,12 @@ def _shared_table(several: dict[int, list[Measured]]) -> str:
 
 
 def _foretold_table(sizes: list[Size], weights: np.ndarray[Any, Any], device: torch.device) -> str:
-    fused = device.type == "cuda"
+    copies = kind_of_state(torch.empty(0, device=device)).copies
     rows = []
     for size in sizes:
         n, d = size.clients, size.parameters
         updates = 4 * n * d
-        needed = updates + memory(n + 1, d, d, fused=fused)
+        needed = updates + memory(n + 1, d, d, copies=copies)
         fewest = math.ceil(needed / (0.9 * (free_memory(device) or needed)))
         seconds = float(np.dot(terms(size), weights))
         rows.append([f"{n:,}", f"{d:,}", f"{updates / 1e9:,.0f}", f"{needed / 1e9:,.0f}"])

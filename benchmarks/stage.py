@@ -30,6 +30,8 @@ from skymask.environment import reuse_memory
 from skymask.masks import MaskTraining
 
 STEPS = 20
+_PAUSE = 0.2
+"""Seconds."""
 PARTS: dict[str, list[tuple[Any, str]]] = {
     "masks and their products": [(our_own, "mask_summary"), (the_papers, "mask_summary")],
     "root evidence": [(our_own, "_observed")],
@@ -59,11 +61,16 @@ def captured(data: str, device: torch.device, data_dir: str | None) -> tuple[Ten
 def alternate(
     tasks: dict[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of each task; they take turns, after one turn to warm up."""
+    """Median seconds of each task; they take turns, after one turn to warm up.
+
+    With a pause before each: libraries' threads keep their cores busy for a while after the last
+    operation, in wait for the next one.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for turn in range(repeats + 1):
         for name, task in tasks.items():
             _wait(device)
+            time.sleep(_PAUSE)
             begin = time.perf_counter()
             task()
             _wait(device)

@@ -9,7 +9,7 @@ from skymask.clients import LocalSGD, Schedule, plan
 from skymask.defences.masking import mask_summary, trained_masks
 from skymask.evidence import root_evidence
 from skymask.flat import flat_model, gradient, root_loss
-from skymask.kernels import fused_state
+from skymask.kernels import FusedState
 from skymask.masks import MaskTraining, PlainState
 from skymask.models import ResNet20, cnn
 from skymask.types import Batch, ClientData
@@ -28,7 +28,7 @@ def test_the_fused_step_equals_the_plain_one(n, d, with_server):
     draw = torch.Generator("cuda").manual_seed(n)
     updates = torch.randn(n, d, device="cuda", generator=draw)
     own = torch.randn(d, device="cuda", generator=draw) if with_server else None
-    fused, plain = fused_state(updates, 0.4, own), PlainState(updates, 0.4, own)
+    fused, plain = FusedState(updates, 0.4, own), PlainState(updates, 0.4, own)
     for step in range(6):
         slope = torch.randn(d, device="cuda", generator=draw) if step else updates.new_zeros(d)
         relative = step < 4

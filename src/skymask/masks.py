@@ -16,13 +16,14 @@ Wbar = W_t + Ubar; that also loses fewer digits.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from skymask.compiled import CompiledState, compiles
 from skymask.environment import require_room
-from skymask.kernels import fused_state, fuses
+from skymask.kernels import FusedState, fuses
 from skymask.recording import may_wait
 from skymask.shards import Shard
 
@@ -113,7 +114,7 @@ class MaskTraining:
         waits = may_wait(updates.device)
         if waits:
             _require_room(updates, server, shard)
-        state = fused_state(updates, self.tau, server) or PlainState(updates, self.tau, server)
+        state = kind_of_state(updates)(updates, self.tau, server)
         n, d = state.values.shape
         entries = n * (shard.size or d)
 
@@ -140,24 +141,24 @@ class MaskTraining:
         return state.bits, torch.stack([steps, flipped, moved])
 
 
-def memory(n: int, d: int, whole: int, *, fused: bool, itemsize: int = 4) -> int:
+def memory(n: int, d: int, whole: int, *, copies: int, itemsize: int = 4) -> int:
     """Bytes that training the masks of n models takes at most, beside their updates.
 
     The models have `whole` parameters of `itemsize` bytes, of which this process holds `d` columns:
-    a value of each mask entry and its bit; a few vectors; without a GPU's kernel (`fused`) also
-    a copy of the updates and the mask's slope. What the model puts out on its way to the
-    root loss, which a training step of one client takes as well, comes on top.
+    a bit of each mask entry, a few vectors, and as many `copies` (n, d) as `State` says. What the
+    model puts out on its way to the root loss, which a training step of one client takes as well,
+    comes on top.
     """
     entries, vectors = n * d, 8 * d + 6 * whole
-    copies = 1 if fused else 3
     return entries * (copies * itemsize + 1) + vectors * itemsize
 
 
 def _require_room(updates: Tensor, server: Tensor | None, shard: Shard) -> None:
     n, d = updates.shape
     n += server is not None
-    fused, itemsize, whole = fuses(updates), updates.element_size(), shard.size or d
-    needed = memory(n, d, whole, fused=fused, itemsize=itemsize)
+    copies, itemsize = kind_of_state(updates).copies, updates.element_size()
+    whole = shard.size or d
+    needed = memory(n, d, whole, copies=copies, itemsize=itemsize)
     require_room(
         needed,
         updates.device,
@@ -170,16 +171,25 @@ def _require_room(updates: Tensor, server: Tensor | None, shard: Shard) -> None:
 class State(Protocol):
     """Masks in training: what one pass over all of them reads and writes."""
 
+    copies: ClassVar[int]
+    """How many tensors (n, d) of the updates' precision it keeps."""
     values: Tensor
     """The masks m, (n, d)."""
-    bits: Tensor
-    """The binary masks sigmoid(m) > tau, (n, d) bool."""
     mean: Tensor
     """Ubar, (d,)."""
     total: Tensor
     """S, (d,)."""
     spread: Tensor
     """sum_i (s_i (1 - s_i) (U_i - Ubar))^2, (d,): with g / S it gives the gradient's square."""
+
+    def __init__(self, updates: Tensor, tau: float, server: Tensor | None = None) -> None:
+        """Masks of `updates` (n, d) and, last, of `server` (d,); all 1, nothing summed up yet."""
+        ...
+
+    @property
+    def bits(self) -> Tensor:
+        """The binary masks sigmoid(m) > tau, (n, d) bool."""
+        ...
 
     def square(self, gradient: Tensor) -> Tensor:
         """The mask gradient's squared length, where `gradient` is df/dWbar (d,) at the mean."""
@@ -195,12 +205,22 @@ class State(Protocol):
         ...
 
 
+def kind_of_state(updates: Tensor) -> type[State]:
+    """The fastest `State` that there is for `updates`."""
+    if fuses(updates):
+        return FusedState
+    return CompiledState if compiles(updates) else PlainState
+
+
 class PlainState:
     """`State` in torch operations, in blocks of columns that stay in the cache.
 
     Every block's temporaries live in the same few buffers: fresh ones would cost more in page
     faults than the arithmetic.
     """
+
+    copies: ClassVar[int] = 3  # the masks' values and slopes, and the updates with the server's
+    bits: Tensor
 
     def __init__(self, updates: Tensor, tau: float, server: Tensor | None = None) -> None:
         if server is not None:

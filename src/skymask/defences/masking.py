@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skymask.defences.selected import needed
 from skymask.flat import RootLoss, gradient
-from skymask.geometry import gram_matrix, lengths
+from skymask.geometry import gram_matrix, lengths, ones_in
 from skymask.masks import Masks, MaskTraining
 from skymask.recording import may_wait
 from skymask.shards import Shard
@@ -75,7 +75,7 @@ def mask_summary(
     def seen(updates: Tensor, now: Round) -> Tensor:
         bits, told = _trained(training, updates, now, root)
         products = [gram_matrix(bits[:, at]) for at in now.shard.layers(parts).values()]
-        ones = [bits[:, at].sum(1) for at in now.shard.layers(now.layers).values()]
+        ones = [ones_in(bits, at) for at in now.shard.layers(now.layers).values()]
         sums = torch.cat([each.to(torch.float64).view(-1) for each in products + ones])
         return torch.cat([told, now.shard.sum(sums)])
 

@@ -1,0 +1,58 @@
+"""Independent pieces of work on a CPU, side by side in threads that compute with one core each.
+
+One core on each of two pieces is faster than two cores on one after the other, where a piece is as
+little as one client's mini-batch: nothing has to be shared out and waited for within it.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Tool = TypeVar("Tool")
+Found = TypeVar("Found")
+
+
+def each_in_threads(
+    function: Callable[[Tool, Item], Found], items: Sequence[Item], tools: Sequence[Tool]
+) -> list[Found]:
+    """`function` of a tool and each of `items`, in their order; a thread for each of the `tools`.
+
+    A tool is used by one thread at a time: what is no tool must be safe to share. With one tool
+    everything happens in the calling thread, which computes with all its cores.
+    """
+    if len(tools) == 1 or len(items) < 2:
+        return [function(tools[0], item) for item in items]
+
+    def some(which: int) -> list[Found]:
+        return [function(tools[which], item) for item in items[which :: len(tools)]]
+
+    cores = torch.get_num_threads()
+    rest_openmp()
+    try:
+        with ThreadPoolExecutor(len(tools), initializer=torch.set_num_threads, initargs=(1,)) as by:
+            parts = list(by.map(some, range(len(tools))))
+    finally:
+        torch.set_num_threads(cores)  # what threads of others start with, too
+    return [parts[i % len(tools)][i // len(tools)] for i in range(len(items))]
+
+
+def rest_openmp() -> None:
+    """End the threads that torch computes with, until it needs them again.
+
+    When they are done with an operation they wait for the next one for many milliseconds without
+    leaving their cores, which slows down other threads of this process by half. To start them
+    again takes a few hundredths of one. Where OpenMP 5 is not to be had nothing happens.
+    """
+    pause = _openmp_pause()
+    if pause is not None:
+        pause(1)  # omp_pause_soft: all settings stay
+
+
+@cache
+def _openmp_pause() -> Callable[[int], int] | None:
+    return getattr(ctypes.CDLL(None), "omp_pause_resource_all", None)
