@@ -30,7 +30,7 @@ def test_the_compiled_step_equals_the_plain_one(n, d, with_server):
         slope = torch.randn(d, generator=draw) if step else torch.zeros(d)
         relative = step < 4
         squares = [state.square(slope) / plain.values.numel() for state in (quick, plain)]
-        assert far(*squares) < 1e-5 or squares[1] < 1e-12
+        assert far(*squares) < 1e-4
         told = quick.advance(slope, squares[1], 1.5, relative).tolist()
         expected = plain.advance(slope, squares[1], 1.5, relative).tolist()
         assert told[0] == expected[0]

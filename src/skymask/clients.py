@@ -148,18 +148,21 @@ class Trainer:
         for step in range(self.local.steps):
             inputs, labels = data.inputs[rows[:, step]], data.labels[rows[:, step]]
             # In the first step all clients share W_t, and the forward pass is one large batch.
-            gradients, state = vmap(
+            # Each parameter is differentiated by itself: otherwise the slope of every layer would
+            # come back as a whole (n, d), zero but for that layer.
+            found, state = vmap(
                 grad(self._client_loss, has_aux=True), in_dims=(None if step == 0 else 0, 0, 0, 0)
-            )(moved, state, inputs, labels)
+            )(self.model.parameters(moved), state, inputs, labels)
+            gradients = torch.cat([found[name].reshape(n, -1) for name in self.model.layers], 1)
             if self.local.prox:
                 gradients = gradients + self.local.prox * (moved - params)
             moved = moved - self.local.lr * gradients
         return moved - params, state
 
     def _client_loss(
-        self, params: Tensor, buffers: Tensor, inputs: Tensor, labels: Tensor
+        self, params: dict[str, Tensor], buffers: Tensor, inputs: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        named = self.model.tensors(params, buffers)
+        named = params | self.model.copied_buffers(buffers)
         value = self.loss(functional_call(self.module, named, (inputs,)), labels)
         return value, self.model.joined_buffers(named)
 
@@ -335,9 +338,9 @@ def _chunk(trainer: Trainer, data: ClientData) -> int:
     device = data.inputs.device
     params, buffers = (part.to(device) for part in trainer.model.initial())
     rows = torch.arange(trainer.local.batch, device=device) % len(data.labels)
-    leaf = params.requires_grad_(True)
+    leaves = trainer.model.parameters(params.requires_grad_(True))
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        trainer._client_loss(leaf, buffers, data.inputs[rows], data.labels[rows])
+        trainer._client_loss(leaves, buffers, data.inputs[rows], data.labels[rows])
     one = 2 * saved + 4 * params.numel() * params.element_size()
     room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 256 << 20
     return max(1, min(1024, room // max(one, 1)))

@@ -56,7 +56,19 @@ class FlatModel:
         `joined_buffers` makes a vector of them again. One copy a buffer, because `vmap` updates a
         strided view of a larger tensor without a word in a temporary.
         """
-        named = {name: params[at].view(self.shapes[name]) for name, at in self.layers.items()}
+        return self.parameters(params) | self.copied_buffers(buffers)
+
+    def parameters(self, params: Tensor) -> dict[str, Tensor]:
+        """Named views into `params` (d,); or into each row of (n, d), then (n, *shape) each."""
+        before = params.shape[:-1]
+        return {
+            name: params[..., at].view(*before, *self.shapes[name])
+            for name, at in self.layers.items()
+        }
+
+    def copied_buffers(self, buffers: Tensor) -> dict[str, Tensor]:
+        """Named copies of `buffers` (b,), and of the buffers that are no floating point."""
+        named = {}
         for name, counter in self.module.named_buffers():
             if name in self.buffer_layers:
                 at = self.buffer_layers[name]
