@@ -1,10 +1,17 @@
 """SkyMask as one would first write it: the baseline that the library is measured against."""
 
+import copy
+from collections.abc import Callable
+
 import torch
 from sklearn.mixture import GaussianMixture
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
-from skymask.types import Round
+from skymask.flat import flatten
+from skymask.types import ClientData, Round
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def train_masks(updates: Tensor, round: Round, steps: int) -> Tensor:
@@ -29,3 +36,38 @@ def skymask(updates: Tensor, round: Round, steps: int) -> Tensor:
     points = (u[:, :2] * s[:2]).cpu().numpy()
     labels = GaussianMixture(2, random_state=0).fit_predict(points / points.std())
     return torch.from_numpy(labels[:-1] == labels[-1])
+
+
+def train_in_turn(
+    module: nn.Module, loss: Loss, data: ClientData, rows: Tensor, lr: float
+) -> Tensor:
+    """Updates (n, d) of clients who take the steps `rows` (n, steps, batch), one after another."""
+    found = []
+    for own in rows:
+        model = copy.deepcopy(module)
+        for at in own:
+            model.zero_grad()
+            loss(model(data.inputs[at]), data.labels[at]).backward()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= lr * parameter.grad
+        found.append((flatten(model) - flatten(module)).detach())
+    return torch.stack(found)
+
+
+def train_by_vmap(
+    module: nn.Module, loss: Loss, data: ClientData, rows: Tensor, lr: float
+) -> Tensor:
+    """As `train_in_turn`, all clients at once."""
+    start = {name: p.detach() for name, p in module.named_parameters()}
+    buffers = {name: b.detach() for name, b in module.named_buffers()}
+    moved = {name: p.expand(len(rows), *p.shape) for name, p in start.items()}
+
+    def of_one(params: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        own = {name: buffer.clone() for name, buffer in buffers.items()}
+        return loss(functional_call(module, params | own, (inputs,)), labels)
+
+    for at in rows.unbind(1):
+        slopes = vmap(grad(of_one))(moved, data.inputs[at], data.labels[at])
+        moved = {name: moved[name] - lr * slopes[name] for name in moved}
+    return torch.cat([(moved[name] - start[name]).flatten(1) for name in start], 1)

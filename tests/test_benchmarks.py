@@ -3,10 +3,13 @@
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-OTHERS = {"rivals", "hostile_rivals"}
+OTHERS = {"rivals", "engine_rivals", "hostile_rivals"}
 """Scripts that run in other libraries' environments."""
 NAMES = sorted(
     ".".join(path.relative_to(BENCHMARKS.parent).with_suffix("").parts)
@@ -35,3 +38,23 @@ def test_the_cost_model_finds_the_weights_that_made_the_numbers():
     fitted, error = cost.fitted(found)
     assert error < 1e-6
     assert list(fitted) == pytest.approx(weights, rel=1e-4)
+
+
+def test_the_engines_are_given_the_work_that_simulate_does(tmp_path):
+    engines = importlib.import_module("benchmarks.engines")
+    work = engines.experiment(features=4, classes=3, clients=5)
+    weights = engines.put(work, tmp_path, {})
+    outcome = engines.own(work, rounds=4)
+    data = {name: torch.from_numpy(part) for name, part in np.load(tmp_path / "data.npz").items()}
+    assert torch.cat([data["weight"].flatten(), data["bias"]]).equal(weights)
+    module = work.model()
+    for _ in range(4):  # with one step each, the mean of the clients' updates is one step on all
+        loss = F.cross_entropy(module(data["inputs"].flatten(0, 1)), data["labels"].flatten())
+        gradients = torch.autograd.grad(loss, [*module.parameters()])
+        with torch.no_grad():
+            for part, gradient in zip(module.parameters(), gradients, strict=True):
+                part -= engines.LOCAL.lr * gradient
+    expected = torch.cat([part.detach().flatten() for part in module.parameters()])
+    assert len(outcome.ends) == 4
+    torch.testing.assert_close(outcome.weights, expected)
+    assert not torch.allclose(outcome.weights, weights, atol=1e-3)
