@@ -42,8 +42,8 @@ def test_masks_that_do_not_fit_are_refused_with_what_would(monkeypatch):
     needed = memory(100, 10**7, 10**7, copies=kind_of_state(updates).copies)
     assert str(refused.value) == (
         "training the masks of 100 models of 10,000,000 parameters, 10,000,000 of them here, "
-        f"needs {needed / 1e9:.3g} GB of memory, and cpu has 3.22 GB free; what would do: fewer clients a round, "
-        "or the parameters shared out among more processes (skymask.shard)"
+        f"needs {needed / 1e9:.3g} GB of memory, and cpu has 3.22 GB free; what would do: "
+        "fewer clients a round, or the parameters shared out among more processes (skymask.shard)"
     )
 
 
