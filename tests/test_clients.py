@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.func import functional_call
+from torch.func import functional_call, grad_and_value, vmap
 
+from skymask import clients as clients_module
 from skymask.clients import LocalSGD, batch_rows, plan
 from skymask.errors import InputError
 from skymask.flat import flat_model
@@ -346,3 +348,55 @@ def test_settings_are_checked(field, values):
     for value in values:
         with pytest.raises(InputError, match=rf"{field}.*is {value}"):
             LocalSGD(**{field: value})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_quick_cross_entropy_is_that_of_torch(dtype):
+    draw = generator("cross entropy")
+    outputs = torch.randn(7, 20, 6, generator=draw).to(dtype)
+    labels = torch.randint(6, (7, 20), generator=draw)
+
+    def each(loss):
+        return vmap(grad_and_value(loss))(outputs, labels)
+
+    for ours, theirs in zip(
+        each(clients_module._cross_entropy), each(F.cross_entropy), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_labels_that_are_no_classes_keep_torch_s_own_cross_entropy():
+    data = clients(5)
+    ignored = replace(data, labels=torch.where(data.labels == 0, -100, data.labels))
+    model = flat_model(logistic(5, 5).double())
+    assert plan(model, F.cross_entropy, LocalSGD(), ignored).loss is F.cross_entropy
+    assert plan(model, F.cross_entropy, LocalSGD(), data).loss is clients_module._cross_entropy
+
+
+@pytest.mark.parametrize("make", [small_conv, ResNet20])
+def test_clients_side_by_side_train_as_one_after_another(make):
+    shape = (1, 8, 8) if make is small_conv else (3, 8, 8)
+    data, local = clients(*shape), LocalSGD(2, 4, 0.1)
+    trainer = plan(flat_model(make().double()), F.cross_entropy, local, data, path="loop")
+    several = replace(trainer, copies=tuple(trainer.model.in_mode(True) for _ in range(3)))
+    params, buffers = trainer.model.initial()
+    state = torch.random.get_rng_state()
+    threads = torch.get_num_threads()
+    for clients_of_round in ([0, 1, 2, 3], [2], [3, 0]):
+        each = several(params, buffers, data, clients_of_round, SEED)
+        torch.set_num_threads(1)  # as each of the threads does
+        alone = replace(trainer, copies=())(params, buffers, data, clients_of_round, SEED)
+        torch.set_num_threads(threads)
+        assert all(one.equal(other) for one, other in zip(each, alone, strict=True))
+    assert torch.random.get_rng_state().equal(state)
+
+
+def test_a_module_that_draws_random_numbers_is_not_trained_side_by_side(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    data, local = clients(5), LocalSGD(2, 4)
+    steady, drawing = nn.Linear(5, 5), nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 5))
+    copies = [
+        plan(flat_model(module.double()), F.cross_entropy, local, data, path="loop").copies
+        for module in (steady, drawing)
+    ]
+    assert [len(each) for each in copies] == [3, 0]

@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float32]
 
 _COLUMNS = 2048
 """Columns of a block: what is summed up for them stays in the nearest cache."""
-_ALONE = 1 << 18
+_ALONE = 1 << 20
 """So few mask entries are done before another thread is awake."""
 
 

@@ -125,7 +125,7 @@ def root_evidence(
     if shard.ranks > 1:
         found = make()(*inputs)
     else:
-        found = loss.repeat("evidence", id(root.inputs), make, *inputs)
+        found = loss.repeat("evidence", root.identity, make, *inputs)
     return Evidence(*found[0].cpu()) if found else None
 
 

@@ -263,7 +263,7 @@ class RootLoss:
         def slope(params: Tensor, buffers: Tensor) -> tuple[Tensor]:
             return (self.at(buffers)._slope(params, batch),)
 
-        return self.repeat("gradient", id(batch.inputs), lambda: slope, params, self.buffers)[0]
+        return self.repeat("gradient", batch.identity, lambda: slope, params, self.buffers)[0]
 
     def _slope(self, params: Tensor, batch: Batch) -> Tensor:
         """As `gradient`. Each parameter is differentiated by itself.

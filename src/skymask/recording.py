@@ -20,14 +20,15 @@ _ENTRIES = 1 << 25
 class Repeated:
     """A computation on tensors that comes again and again: on CUDA it is recorded the second time.
 
-    It takes several times as long to record as to run, so that what is another one in every
-    round (of other clients, say) is never recorded. Nor is what has large inputs, which would be
-    copied: it keeps the device busy anyway. Only the latest recording is kept, because it holds on
-    to its memory.
+    Elsewhere what prepares it is kept. It takes several times as long to record as to run, so that
+    what is another one in every round (of other clients, say) is never recorded. Nor is what has
+    large inputs, which would be copied: it keeps the device busy anyway. Only the latest recording
+    is kept, because it holds on to its memory.
     """
 
     latest: Hashable = None
     calls: int = 0
+    function: Function | None = None
     graph: "Recorded | None" = None
 
     def __call__(
@@ -35,22 +36,22 @@ class Repeated:
     ) -> tuple[Tensor, ...]:
         """The function of `inputs` that `make` gives.
 
-        It is the same function as long as `same` and the shapes of `inputs` are; `make` is not
-        called where a recording is replayed.
+        It is the same function as long as `same` and the shapes of `inputs` are; `make` is called
+        for another one alone.
         """
         latest = (same, *(tensor.shape for tensor in inputs), inputs[0].device)
         if self.latest != latest:
-            self.latest, self.calls, self.graph = latest, 0, None
+            self.latest, self.calls, self.function, self.graph = latest, 0, make(), None
         self.calls += 1
         if self.graph is not None:
             return self.graph(*inputs)
-        function = make()
+        assert self.function is not None
         small = sum(tensor.numel() for tensor in inputs) <= _ENTRIES
         if self.calls == 2 and small and inputs[0].device.type == "cuda":
-            self.graph = recorded(function, *inputs)
+            self.graph = recorded(self.function, *inputs)
             if self.graph is not None:
                 return self.graph(*inputs)
-        return tuple(function(*inputs))
+        return tuple(self.function(*inputs))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,11 @@ class Batch(NamedTuple):
     inputs: Tensor
     labels: Tensor
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Which tensors these are, among all that there are at the time."""
+        return id(self.inputs), id(self.labels)
+
 
 @dataclass(frozen=True)
 class Dataset:

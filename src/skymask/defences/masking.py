@@ -88,7 +88,7 @@ def mask_summary(
         name = "masks", training, _places(parts), _places(round.layers)  # rules may take turns
         own = () if server is None else (server,)
         inputs = updates, params, loss.buffers, *own
-        found = loss.repeat(name, id(data.inputs), lambda: again, *inputs)[0].cpu()
+        found = loss.repeat(name, data.identity, lambda: again, *inputs)[0].cpu()
     else:
         found = seen(updates, round).cpu()
     m = len(updates) + root
