@@ -61,13 +61,16 @@ def train_by_vmap(
     """As `train_in_turn`, all clients at once."""
     start = {name: p.detach() for name, p in module.named_parameters()}
     buffers = {name: b.detach() for name, b in module.named_buffers()}
+    own = {name: b.expand(len(rows), *b.shape) for name, b in buffers.items()}
     moved = {name: p.expand(len(rows), *p.shape) for name, p in start.items()}
 
-    def of_one(params: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
-        own = {name: buffer.clone() for name, buffer in buffers.items()}
-        return loss(functional_call(module, params | own, (inputs,)), labels)
+    def of_one(
+        params: dict[str, Tensor], own: dict[str, Tensor], inputs: Tensor, labels: Tensor
+    ) -> Tensor:
+        copied = {name: buffer.clone() for name, buffer in own.items()}
+        return loss(functional_call(module, params | copied, (inputs,)), labels)
 
     for at in rows.unbind(1):
-        slopes = vmap(grad(of_one))(moved, data.inputs[at], data.labels[at])
+        slopes = vmap(grad(of_one))(moved, own, data.inputs[at], data.labels[at])
         moved = {name: moved[name] - lr * slopes[name] for name in moved}
     return torch.cat([(moved[name] - start[name]).flatten(1) for name in start], 1)
