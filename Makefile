@@ -67,9 +67,9 @@ docs: $(STAMP) ## Build the documentation site into the folder site, warnings be
 reliability: $(STAMP) ## Try to break it: hostile updates and bytes, kills, many clients (an hour)
 	$(BIN)/python -m benchmarks.reliability
 
-bench: $(STAMP) ## Measure the SkyMask stage, whole rounds and the cost of larger models (needs the data)
+bench: $(STAMP) ## Measure what is asked of speed, the parts of a stage and the cost of larger models
+	$(BIN)/python -m benchmarks.targets
 	$(BIN)/python -m benchmarks.stage
-	$(BIN)/python -m benchmarks.rounds
 	$(BIN)/python -m benchmarks.cost
 
 # Both: what the library itself does, without Flower, browsers and trackers, which have bounds of

@@ -39,8 +39,8 @@ from skymask.types import ClientData
 
 PAPER = sm.PaperSkyMask(100.0, relative=True, steps=STEPS, tolerance=0)
 DEFAULT = sm.SkyMask(steps=STEPS, tolerance=0)
-CLOSE = 2e-2
-"""Largest distance of two updates that are the same, as a share of their length (with TF32)."""
+CLOSE = 5e-2
+"""Largest distance of two updates that are the same, in their length: TF32 and batch norm."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def stage(o: Setting) -> Iterator[Row]:
         "default": lambda: DEFAULT(updates, later),
     }
     if not PAPER(updates, round).accepted.cpu().equal(tasks["plain"]()):
-        raise SystemExit("the straightforward stage and the library's disagree")
+        raise RuntimeError("the straightforward stage and the library's disagree")
     seconds = alternate(tasks, o.repeats, o.device)
     asked: dict[str, Any] = {"asked": 5e-3} if o.cuda else {"times": 8}
     name = "stage, n = 101, CNN (d = 139,960), 20 mask steps"
@@ -266,7 +266,7 @@ def _training(
     one, other = tasks["plain"](), tasks["ours"]()
     apart = float((one - other).norm() / one.norm())
     if apart > CLOSE:
-        raise SystemExit(f"the straightforward training and the library's are {apart:.1%} apart")
+        raise RuntimeError(f"the straightforward training and the library's are {apart:.1%} apart")
     seconds = alternate(tasks, o.repeats, o.device)
     return seconds["ours"], seconds["plain"]
 

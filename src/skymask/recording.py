@@ -4,7 +4,9 @@ A small model's training is hundreds of small kernels, and launching them one by
 than running them. A CUDA graph launches all of them at once; what it computes is the same.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+import gc
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -90,11 +92,24 @@ def recorded(function: Function, *inputs: Tensor, warm_ups: int = 3) -> Recorded
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with _no_collection(), torch.cuda.graph(graph):
                 outputs = tuple(function(*own))
         except RuntimeError:
             return None
     return Recorded(own, outputs, graph, function)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected meanwhile: an old recording among it cannot be let go of then."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def may_wait(device: torch.device) -> bool:
