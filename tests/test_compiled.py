@@ -1,5 +1,8 @@
 """The compiled mask step against the plain one."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -84,8 +87,36 @@ def test_without_numba_masks_are_trained_in_torch_operations(monkeypatch):
         return MaskTraining(steps=6, tolerance=0)(updates, lambda mean: mean - goal)
 
     with_it = trained()
-    monkeypatch.setattr(compiled, "_has_numba", lambda: False)
+    monkeypatch.setattr(compiled, "_numba", lambda: None)
     assert kind_of_state(updates) is PlainState
     without = trained()
     assert 0 < with_it.bits.double().mean() < 1
     assert (with_it.bits != without.bits).double().mean() < 1e-3
+
+
+def test_a_numba_that_cannot_be_imported_is_told_of_and_done_without(monkeypatch):
+    def fails(name):
+        raise ImportError(f"{name} needs another numpy")
+
+    monkeypatch.setattr(compiled, "import_module", fails)
+    compiled._numba.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="without numba: numba needs another numpy"):
+            assert not compiles(torch.ones(2, 3))
+        assert kind_of_state(torch.ones(2, 3)) is PlainState  # told once
+    finally:
+        compiled._numba.cache_clear()
+
+
+def test_it_is_compiled_where_nothing_may_be_written():
+    code = (
+        "import torch; from skymask.compiled import CompiledState;"
+        "state = CompiledState(torch.randn(3, 5), 0.5);"
+        "print(state.advance(torch.ones(5), torch.tensor(1.0), 1.0, True).tolist())"
+    )
+    # An empty list of places to keep machine code in is what numba finds then.
+    nowhere = "from numba.core import caching; caching.CacheImpl._locator_classes = [];"
+    done = subprocess.run(
+        [sys.executable, "-c", nowhere + code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[1, 0]"

@@ -6,6 +6,7 @@ loop here is compiled to machine code when it is first called, by numba (`pip in
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -31,7 +32,8 @@ _ALONE = 1 << 20
 
 def compiles(updates: Tensor) -> bool:
     """Whether there is a compiled step for `updates`: for single precision on a CPU, with numba."""
-    return updates.device.type == "cpu" and updates.dtype == torch.float32 and _has_numba()
+    suits = updates.device.type == "cpu" and updates.dtype == torch.float32
+    return suits and _numba() is not None
 
 
 class CompiledState:
@@ -94,17 +96,27 @@ def _empty(n: int, d: int) -> Tensor:
 
 
 @cache
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
+def _numba() -> Any:
+    """The module, or None where it is not to be had."""
+    if find_spec("numba") is None:
+        return None
+    try:
+        return import_module("numba")
+    except ImportError as error:  # it takes some versions of numpy alone
+        warnings.warn(f"masks are trained without numba: {error}", stacklevel=2)
+        return None
 
 
 @cache
 def _compiled() -> Callable[..., int]:
-    numba: Any = import_module("numba")
     # `contract` lets it multiply and add in one instruction; no sum is put into another order.
     options = {"error_model": "numpy", "fastmath": {"contract"}}
     import_module("numba.extending").register_jitable(**options)(_moved)
-    step: Callable[..., int] = numba.njit(nogil=True, cache=True, **options)(_advance)
+    step: Callable[..., int]
+    try:
+        step = _numba().njit(nogil=True, cache=True, **options)(_advance)
+    except RuntimeError:  # there is no folder that it may write to
+        step = _numba().njit(nogil=True, **options)(_advance)
     return step
 
 
