@@ -204,14 +204,12 @@ def plan(
     """
     module, shared = model.in_mode(True), model.in_mode(True, vectorised=True)
     device = data.inputs.device
+    quick: SampleLoss = loss
     if loss is F.cross_entropy and path != "loop" and _are_classes(data.labels):
-        quick: SampleLoss = _cross_entropy
-    else:
-        quick = loss
+        quick = _cross_entropy
     draft = Trainer(
-        model, loss if path == "loop" else quick, local, path or "vmap", chunk or 1,
-        module if path == "loop" else shared,
-    )  # fmt: skip
+        model, quick, local, path or "vmap", chunk or 1, module if path == "loop" else shared
+    )
     if path is None and device.type == "cpu" and convolves(module):
         draft = Trainer(model, loss, local, "loop", 1, module)
     elif path is None and (problem := _vmap_problem(draft, data)):
