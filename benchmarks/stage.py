@@ -64,11 +64,14 @@ def alternate(
     """Median seconds of each task; they take turns, after one turn to warm up.
 
     With a pause before each: libraries' threads keep their cores busy for a while after the last
-    operation, in wait for the next one.
+    operation, in wait for the next one. And every turn begins with another task, because one that
+    has used much memory leaves the next one to ask the system for its own.
     """
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    order = list(tasks.items())
     for turn in range(repeats + 1):
-        for name, task in tasks.items():
+        order.append(order.pop(0))
+        for name, task in order:
             _wait(device)
             time.sleep(_PAUSE)
             begin = time.perf_counter()
