@@ -58,6 +58,11 @@ def test_a_majority_apart_from_the_root_may_be_the_honest_clients():
     assert CLUSTERING.suspects(known(length=length), away, rows, 9.0, "") == {}
     worse = known(length=length, descent=[-0.1] * 7)
     assert set(CLUSTERING.suspects(worse, away, rows, 9.0, "")) == set(away)
+    # Worse than a few who are worse themselves, by the other measure.
+    barely = {"length": length, "descent": [-0.02] * 7, "noise": 0.01}
+    assert set(CLUSTERING.suspects(known(**barely), away, rows, 9.0, "")) == set(away)
+    fooled = known(**barely, alignment=[0.2] * 7 + [-0.4] * 3)
+    assert CLUSTERING.suspects(fooled, away, rows, 9.0, "") == {}
     # Worse than a few and not bad.
     not_bad = known(length=length, alignment=[0.1] * 7)
     assert CLUSTERING.suspects(not_bad, away, rows, 9.0, "") == {}

@@ -135,7 +135,8 @@ def _worse(known: Known, away: Sequence[int], near: Sequence[int]) -> bool:
     """Whether a majority `away` from the root is worse than those `near` it, or made up.
 
     Worse: below 0, and below the others by one standard deviation, both in the median of alignments
-    or descents. Made up: of the same length, which clients that train on their own are not, and no
+    or descents; and the others are not worse in the same sense, as flippers are who have taught the
+    model what the root data set has wrong, and with whom the root is therefore. Made up: of the same length, which clients that train on their own are not, and no
     better by one standard deviation of descents. Else it may be the honest clients, alike because
     they have learned what there is to learn, and the root apart from them with all who are not.
     """
@@ -143,7 +144,8 @@ def _worse(known: Known, away: Sequence[int], near: Sequence[int]) -> bool:
     if not both:
         return True
     medians = [(float(slow[away].median()), float(slow[near].median())) for slow, _ in both]
-    if any(theirs < min(0.0, others - 1) for theirs, others in medians):
+    worse = any(theirs < min(0.0, others - 1) for theirs, others in medians)
+    if worse and not any(others < min(0.0, theirs - 1) for theirs, others in medians):
         return True
     length = known.slow.values["length"][away]
     theirs, others = medians[-1]
