@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.reliability import determinism
-from skymask import masks, simulation
+from skymask import compiled, masks, simulation
 from skymask.simulation import simulate
 
 EXPERIMENTS = dict(determinism.experiments(1, thorough=False))
@@ -62,7 +62,7 @@ def test_five_clients_at_a_time_are_five(monkeypatch):
 
 
 def test_small_blocks_are_small(monkeypatch):
-    widths = []
+    experiment, widths = replace(EXPERIMENTS["digits, skymask, label-flip"], rounds=1), []
 
     class Seen(masks.PlainState):
         def __init__(self, *args):
@@ -70,8 +70,22 @@ def test_small_blocks_are_small(monkeypatch):
             widths.append(self.width)
 
     monkeypatch.setattr(masks, "PlainState", Seen)
-    determinism.in_blocks(replace(EXPERIMENTS["digits, skymask, label-flip"], rounds=1))
+    monkeypatch.setattr(compiled, "_numba", lambda: None)
+    determinism.in_blocks(experiment)
     assert set(widths) == {1000 // 13}  # 12 clients and the root model
+
+
+def test_small_compiled_blocks_are_small(monkeypatch):
+    pytest.importorskip("numba", reason="needs the extra fast")
+    step, widths = compiled._compiled(), set()
+
+    def seen(*arguments):
+        widths.add(arguments[9])
+        return step(*arguments)
+
+    monkeypatch.setattr(compiled, "_compiled", lambda: seen)
+    determinism.in_blocks(replace(EXPERIMENTS["digits, skymask, label-flip"], rounds=1))
+    assert widths == {50}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skymask import masks, simulation
+from skymask import compiled, masks, simulation
 from skymask.attacks import LabelFlip, MinSum
 from skymask.data import Groups
 from skymask.defences import FedAvg, Krum, SkyMask
@@ -88,8 +88,9 @@ def in_chunks(experiment: Experiment) -> Trained:
 
 
 def in_blocks(experiment: Experiment) -> Trained:
-    """Masks worked on a thousand entries at a time instead of a quarter of a million."""
-    with _threads(1), _replaced(masks, "_BLOCK_ENTRIES", {"cpu": 1000}):
+    """Masks worked on in a thousand entries at a time, or 50 columns where that is compiled."""
+    plain = _replaced(masks, "_BLOCK_ENTRIES", {"cpu": 1000})
+    with _threads(1), plain, _replaced(compiled, "_COLUMNS", 50):
         return trained(experiment)
 
 

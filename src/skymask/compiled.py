@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -81,12 +81,12 @@ class CompiledState:
             self.mean, self.total, self.spread,
         )  # fmt: skip
         arrays = [tensor.numpy() for tensor in tensors]
-        step, tau = _compiled(), np.float32(self.tau)
+        step = partial(_compiled(), *arrays, np.float32(self.tau), _COLUMNS)
         if self.threads is None:
-            changed = step(*arrays, tau, *self.shares[0])
+            changed = step(*self.shares[0])
         else:
             rest_openmp()  # they would wait for work on the cores that these threads need
-            changed = sum(self.threads.map(lambda share: step(*arrays, tau, *share), self.shares))
+            changed = sum(self.threads.map(lambda share: step(*share), self.shares))
         return torch.tensor([usable, changed])
 
 
@@ -122,9 +122,11 @@ def _compiled() -> Callable[..., int]:
 
 def _advance(
     values: Array, sigmoids: Array, updates: Array, last: Array, force: Array,
-    mean: Array, total: Array, spread: Array, tau: np.float32, first: int, end: int,
+    mean: Array, total: Array, spread: Array, tau: np.float32, width: int, first: int, end: int,
 ) -> int:  # fmt: skip
-    """Move the masks of the columns from `first` to `end` and sum them up; how many bits changed.
+    """Move the masks of the columns from `first` to `end` and sum them up, `width` at a time.
+
+    Returns how many bits changed.
 
     An entry moves by `force` (d,) times s (1 - s) w, with w = U - the mean before. Of n rows
     `updates` has the first ones, and `last` the one beyond, if there is one. See `masks.State` and,
@@ -133,11 +135,11 @@ def _advance(
     Two rows are taken at once where there are two, so that sums are read and written half as often.
     """
     n, given, one = len(values), len(updates), np.float32(1)
-    sums = np.empty((5, _COLUMNS), np.float32)
-    flips = np.empty(_COLUMNS, np.int32)
+    sums = np.empty((5, width), np.float32)
+    flips = np.empty(width, np.int32)
     changed = 0
-    for start in range(first, end, _COLUMNS):
-        stop = min(end, start + _COLUMNS)
+    for start in range(first, end, width):
+        stop = min(end, start + width)
         moved, old = force[start:stop], mean[start:stop]
         sums[:], flips[:] = 0, 0
         weights, weighted, square_0, square_1, square_2 = sums
