@@ -136,9 +136,10 @@ def _worse(known: Known, away: Sequence[int], near: Sequence[int]) -> bool:
 
     Worse: below 0, and below the others by one standard deviation, both in the median of alignments
     or descents; and the others are not worse in the same sense, as flippers are who have taught the
-    model what the root data set has wrong, and with whom the root is therefore. Made up: of the same length, which clients that train on their own are not, and no
-    better by one standard deviation of descents. Else it may be the honest clients, alike because
-    they have learned what there is to learn, and the root apart from them with all who are not.
+    model what the root data set has wrong, and with whom the root is therefore. Made up: of the
+    same length, which clients that train on their own are not, and no better by one standard
+    deviation of descents. Else it may be the honest clients, alike because they have learned what
+    there is to learn, and the root apart from them with all who are not.
     """
     both = known.deviations.values()
     if not both:
