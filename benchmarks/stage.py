@@ -61,24 +61,22 @@ def captured(data: str, device: torch.device, data_dir: str | None) -> tuple[Ten
 def alternate(
     tasks: dict[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, float]:
-    """Median seconds of each task; they take turns, after one turn to warm up.
+    """Median seconds of each task; they take turns.
 
-    With a pause before each: libraries' threads keep their cores busy for a while after the last
-    operation, in wait for the next one. And every turn begins with another task, because one that
-    has used much memory leaves the next one to ask the system for its own.
+    Each is called once more before it is timed, because after another one that has used much memory
+    it has to ask the system for its own; and with a pause, because libraries' threads keep their
+    cores busy for a while after the last operation, in wait for the next one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    order = list(tasks.items())
-    for turn in range(repeats + 1):
-        order.append(order.pop(0))
-        for name, task in order:
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            task()
             _wait(device)
             time.sleep(_PAUSE)
             begin = time.perf_counter()
             task()
             _wait(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
