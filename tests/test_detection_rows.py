@@ -75,6 +75,8 @@ def test_nobody_is_lost_where_nobody_attacks(row):
         "digits ipm",
         "digits sign-flip",
         "digits diversified min-max",
+        "digits root noise 10% label-flip",
+        "digits root noise 10% fang-trim",
     ],
 )
 def test_attackers_are_out_and_the_honest_are_not(row):
