@@ -27,7 +27,7 @@ Array = npt.NDArray[np.float32]
 _COLUMNS = 2048
 """Columns of a block: what is summed up for them stays in the nearest cache."""
 _ALONE = 1 << 20
-"""So few mask entries are done before another thread is awake."""
+"""So few mask entries take a thread a millisecond, and waking others a tenth of that."""
 
 
 def compiles(updates: Tensor) -> bool:
@@ -46,7 +46,7 @@ class CompiledState:
     copies: ClassVar[int] = 2  # the masks' values and their sigmoids
 
     def __init__(self, updates: Tensor, tau: float, server: Tensor | None = None) -> None:
-        self.updates, self.tau = updates.contiguous(), tau
+        self.updates, self.tau = updates.detach().contiguous(), tau
         own = [] if server is None else [server]
         self.last = torch.cat([self.updates[:0].view(-1), *own])
         n, d = len(updates) + len(own), updates.shape[1]

@@ -44,9 +44,10 @@ def each_in_threads(
 def rest_openmp() -> None:
     """End the threads that torch computes with, until it needs them again.
 
-    When they are done with an operation they wait for the next one for many milliseconds without
-    leaving their cores, which slows down other threads of this process by half. To start them
-    again takes a few hundredths of one. Where OpenMP 5 is not to be had nothing happens.
+    When they are done with an operation they wait for the next one for a while without leaving
+    their cores: a compiled mask step of 14 million entries took 14.8 ms beside them on two cores
+    and 10.8 without. To start them again takes about a tenth of a millisecond. Where OpenMP 5 is
+    not to be had nothing happens.
     """
     pause = _openmp_pause()
     if pause is not None:
