@@ -16,7 +16,7 @@ import skymask as sm
 from benchmarks.writing import conditions, markdown_table, write
 from skymask.environment import usable_device
 from skymask.evidence import judged
-from skymask.simulation import malicious_clients
+from skymask.preparation import malicious_clients
 
 STEPS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.001, 0.0)
 """The last is the derivative."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.reliability import determinism
-from skymask import compiled, masks, simulation
+from skymask import compiled, masks, preparation
 from skymask.simulation import simulate
 
 EXPERIMENTS = dict(determinism.experiments(1, thorough=False))
@@ -56,7 +56,7 @@ def test_five_clients_at_a_time_are_five(monkeypatch):
         chunks.append(trainer.chunk)
         return trainer
 
-    monkeypatch.setattr(simulation, "plan", seen)
+    monkeypatch.setattr(preparation, "plan", seen)
     simulate(EXPERIMENTS["digits, fedavg, label-flip"], "cpu")
     assert chunks == [5]
 

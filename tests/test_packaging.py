@@ -49,6 +49,7 @@ ORDER = (
     "metrics",
     "records",
     "flower",
+    "preparation",
     "simulation",
     "progress",
     "tracking",

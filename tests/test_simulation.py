@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import skymask as sm
+from skymask.preparation import malicious_clients
 from skymask.records import TIME_FIELDS, RunFolder
-from skymask.simulation import malicious_clients
 from tests.reference.federation import federated_averaging
 
 SHORT = sm.Experiment(data="digits", malicious=0.3, rounds=12, eval_every=4)

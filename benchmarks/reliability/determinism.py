@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skymask import compiled, masks, simulation
+from skymask import compiled, masks, preparation
 from skymask.attacks import LabelFlip, MinSum
 from skymask.data import Groups
 from skymask.defences import FedAvg, Krum, SkyMask
@@ -83,7 +83,7 @@ def elsewhere(experiment: Experiment) -> Trained:
 
 def in_chunks(experiment: Experiment) -> Trained:
     """Clients trained five at a time instead of all that fit."""
-    with _threads(1), _replaced(simulation, "plan", _in_fives):
+    with _threads(1), _replaced(preparation, "plan", _in_fives):
         return trained(experiment)
 
 
@@ -125,7 +125,7 @@ WAYS: dict[str, Callable[[Experiment], Trained]] = {
 }
 """How else a run can be made."""
 
-_PLAN = simulation.plan
+_PLAN = preparation.plan
 
 
 def _in_fives(*args: Any, **settings: Any) -> Any:

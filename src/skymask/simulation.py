@@ -12,28 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skymask.attacks import NoAttack
-from skymask.clients import Trainer, plan
-from skymask.data import check_labels, divide, load
-from skymask.defences.assumed import how_many
 from skymask.defences.screening import checked
-from skymask.environment import device_name, require_room, usable_device, versions
-from skymask.errors import InputError, require
+from skymask.environment import device_name, usable_device, versions
+from skymask.errors import InputError
 from skymask.experiment import Experiment, to_json
-from skymask.flat import FlatModel, RootLoss, flat_model
-from skymask.metrics import Evaluation, closeup, evaluation, summarise, verdicts
-from skymask.models import MODELS
+from skymask.flat import RootLoss
+from skymask.metrics import closeup, summarise, verdicts
+from skymask.preparation import Run, attacks, how_many_take_part, prepare
 from skymask.randomness import generator, key
 from skymask.records import Checkpoint, RunFolder, is_kept
-from skymask.server import Server, check_start, server, with_client
-from skymask.types import Backdoor, Batch, ClientData, Dataset, Decision, Round, as_poison
+from skymask.types import Decision, Round, as_poison
 
 _CHECKPOINT_SECONDS = 5.0
 """Least time between two checkpoints; how often they are written changes no result."""
 _CHECKPOINT_COST = 20.0
 """Least time between two checkpoints, in times that it took to write the last one."""
-_OWN_SAMPLES = 100
-"""Clean samples that the attackers pool; as many as the server's root data set usually has."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +88,8 @@ def simulate(
     }
     if folder is not None and resume:
         _check_same(folder.manifest, manifest)
-    run = _prepare(experiment, where, data_dir)
-    if _attacks(experiment):
+    run = prepare(experiment, where, data_dir)
+    if attacks(experiment):
         manifest["malicious_clients"] = run.malicious.nonzero().flatten().tolist()
     params, buffers = (part.to(where) for part in run.server.model.initial())
     state = Checkpoint(0, params, buffers, None)
@@ -109,12 +102,6 @@ def simulate(
     due = -math.inf  # the first round is saved: a memory that cannot be shows at once
     rounds = experiment.rounds or 0
 
-    def save(folder: RunFolder) -> float:
-        begin = time.monotonic()
-        folder.save(state)
-        end = time.monotonic()
-        return end + max(_CHECKPOINT_SECONDS, _CHECKPOINT_COST * (end - begin))
-
     first = state.rounds
     for index in range(first, rounds):
         with _blamed(folder if resume and index == first else None):
@@ -126,13 +113,13 @@ def simulate(
                 folder.append_closeup({"round": index, **closeup(decision, clients)})
             folder.append(record)
             if index + 1 == rounds or time.monotonic() > due:
-                due = save(folder)
+                due = _saved(folder, state)
         if watch is not None:
             try:
                 watch(record)
             except BaseException:
                 if folder is not None:
-                    save(folder)
+                    _saved(folder, state)
                 raise
     summary = summarise(records, experiment.seed, where)
     if folder is not None:
@@ -140,142 +127,12 @@ def simulate(
     return Result(summary, records, state.params, state.buffers)
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """What stays the same over the rounds of one run."""
-
-    experiment: Experiment
-    data: ClientData
-    """The clients' samples, and after the last client's the root data set."""
-    malicious: Tensor
-    """(clients,) bool on the CPU. The defence never sees it."""
-    trainer: Trainer
-    server: Server
-    evaluate: Evaluation
-    own: Batch
-    """Clean samples of the malicious clients, for the attack to use."""
-
-
-def _prepare(experiment: Experiment, device: torch.device, data_dir: str | Path | None) -> _Run:
-    e, seed = experiment, experiment.seed
-    dataset = (
-        e.data
-        if isinstance(e.data, Dataset)
-        else load(e.data, None if data_dir is None else Path(data_dir), seed)
-    )
-    if not (e.clients and e.partition and e.local):
-        raise InputError("the experiment is not resolved")
-    parts = divide(dataset, e.clients, e.partition, e.root_size, e.root_bias, seed, e.root_noise)
-    malicious = malicious_clients(e.clients, e.malicious, seed)
-    if not malicious.any() and _attacks(e):
-        warnings.warn(
-            f"malicious is {e.malicious} of {e.clients} clients, which is nobody: no attack",
-            stacklevel=3,
-        )
-    model = _model(e, dataset).to(device)
-    own = _own_samples(parts.clients, malicious, seed)
-    data = _poisoned(e, parts.clients, malicious)
-    data = with_client(data, parts.root).to(device)
-    root = Batch(*(part.to(device) for part in parts.root))
-    check_start(model, e.loss, root)  # before training is planned, which tries the model out
-    trainer = plan(model, e.loss, e.local, data)
-    side = server(model, e.loss, root, trainer, seed)
-    _require_room(e, model, device)
-    return _Run(
-        e,
-        data,
-        malicious,
-        trainer,
-        side,
-        evaluation(
-            model, e.loss, Batch(*(part.to(device) for part in parts.test)), _backdoor(e, dataset)
-        ),
-        Batch(*(part.to(device) for part in own)),
-    )
-
-
-def _require_room(experiment: Experiment, model: FlatModel, device: torch.device) -> None:
-    """Refuse a run whose updates do not fit, before anything is trained."""
-    n = _how_many_take_part(experiment, experiment.clients or 1)
-    entry = next(model.module.parameters()).element_size()
-    require_room(
-        2 * n * model.size * entry,  # what an attack makes of them is a copy
-        device,
-        f"a round of {n:,} clients' updates, {model.size:,} parameters each,",
-        "fewer clients a round (participation) would fit",
-    )
-
-
-def _own_samples(data: ClientData, malicious: Tensor, seed: int) -> Batch:
-    """At most `_OWN_SAMPLES` of the malicious clients' samples, before any poisoning."""
-    rows = data.rows(malicious).nonzero().flatten()
-    drawn = torch.randperm(len(rows), generator=generator(seed, "own samples"))[:_OWN_SAMPLES]
-    return Batch(data.inputs[rows[drawn]], data.labels[rows[drawn]])
-
-
-def _backdoor(experiment: Experiment, dataset: Dataset) -> Backdoor | None:
-    """The attack's backdoor; an attack of one's own need not know of any."""
-    found = getattr(experiment.attack, "backdoor", lambda: None)()
-    if found is not None:
-        classes = dataset.classes
-        require(0 <= found.target < classes, "target", found.target, f"from 0 to {classes - 1}")
-    return found
-
-
-def _poisoned(experiment: Experiment, data: ClientData, malicious: Tensor) -> ClientData:
-    """The data after the attack; refuses an attack that touches honest samples or breaks labels."""
-    if not _attacks(experiment):
-        return data
-    honest = ~data.rows(malicious)
-    before = Batch(data.inputs[honest], data.labels[honest])
-    poisoned = experiment.attack.poison_data(
-        data, malicious, generator(experiment.seed, "poison data")
-    )
-    same = poisoned.offsets.equal(data.offsets) and poisoned.labels.shape == data.labels.shape
-    if not (
-        same
-        and poisoned.inputs[honest].equal(before.inputs)
-        and poisoned.labels[honest].equal(before.labels)
-    ):
-        raise InputError(
-            f"attack {type(experiment.attack).__name__} must leave the honest clients' samples, "
-            "and everybody's number of samples, as they are"
-        )
-    check_labels(poisoned.labels, data.classes, "label after the attack")
-    return poisoned
-
-
-def _attacks(experiment: Experiment) -> bool:
-    """Whether there is an attack; one of your own may build on `NoAttack`."""
-    return type(experiment.attack) is not NoAttack
-
-
-def malicious_clients(clients: int, share: float, seed: int) -> Tensor:
-    """Which clients are malicious, (clients,) bool: `share` of them, rounded, drawn by `seed`."""
-    order = torch.randperm(clients, generator=generator(seed, "malicious"))
-    marks = torch.zeros(clients, dtype=torch.bool)
-    marks[order[: how_many(share, clients)]] = True
-    return marks
-
-
-def _model(experiment: Experiment, dataset: Dataset) -> FlatModel:
-    """The initial global model; its random weights depend on the seed alone."""
-    make = experiment.model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(experiment.seed, "model"))  # noqa: TID251
-        if isinstance(make, str):
-            shape = tuple(dataset.train.inputs.shape[1:])
-            return flat_model(MODELS[make](shape, dataset.classes))
-        assert make is not None
-        return flat_model(make())
-
-
-def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any], Decision]:
+def _one_round(run: Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any], Decision]:
     e, index = run.experiment, state.rounds
     stages: dict[str, float] = {}
     begin = time.perf_counter()
     clients = _participants(run, index)
-    malicious = run.malicious[clients] & (_attacks(e))
+    malicious = run.malicious[clients] & (attacks(e))
     with _timed(stages, "train"):
         batches = key(e.seed, "batches", index)
         # The root model is one more client: it must be trained as they are, and costs less so.
@@ -311,7 +168,7 @@ def _one_round(run: _Run, state: Checkpoint) -> tuple[Checkpoint, dict[str, Any]
     return moved, record, decision
 
 
-def _participants(run: _Run, index: int) -> Tensor:
+def _participants(run: Run, index: int) -> Tensor:
     """Ids of the clients that take part in a round, ascending, (n,) int64."""
     e = run.experiment
     there = (
@@ -319,17 +176,13 @@ def _participants(run: _Run, index: int) -> Tensor:
     )
     if e.participation == 1:
         return there
-    size = _how_many_take_part(e, len(there))
+    size = how_many_take_part(e, len(there))
     chosen = torch.randperm(len(there), generator=generator(e.seed, "participants", index))[:size]
     return there[chosen.sort().values]
 
 
-def _how_many_take_part(experiment: Experiment, there: int) -> int:
-    return max(1, int(experiment.participation * there + 0.5))
-
-
 def _attacked(
-    run: _Run, updates: Tensor, malicious: Tensor, round: Round, state: Checkpoint
+    run: Run, updates: Tensor, malicious: Tensor, round: Round, state: Checkpoint
 ) -> tuple[Tensor, Round, Any]:
     """The updates and the round as the server receives them, and what the attack remembers."""
     if not malicious.any():
@@ -414,6 +267,14 @@ def _continued(folder: RunFolder, start: Checkpoint, device: torch.device) -> Ch
                 f"{found.dtype} but the model has {tuple(usual.shape)} and {usual.dtype}"
             )
     return state
+
+
+def _saved(folder: RunFolder, state: Checkpoint) -> float:
+    """Write the checkpoint; returns when the next one may be due, in monotonic seconds."""
+    begin = time.monotonic()
+    folder.save(state)
+    end = time.monotonic()
+    return end + max(_CHECKPOINT_SECONDS, _CHECKPOINT_COST * (end - begin))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import pytest
 
 import skymask as sm
 from skymask.experiment import DEFAULTS
+from skymask.preparation import malicious_clients
 from skymask.tables import TABLES
 from skymask.tables.cell import identity
 from skymask.tables.measures import MEASURES
@@ -54,7 +55,7 @@ def test_malicious_clients_replace_honest_ones():
     """20 of 100 clients, so that 80 honest ones are left."""
     (cell,) = table_1().select(["fashion-mnist q=0.5 min-max"], ["FedAvg"])
     e = cell.experiment.resolved()
-    marks = sm.simulation.malicious_clients(e.clients, e.malicious, 1)
+    marks = malicious_clients(e.clients, e.malicious, 1)
     assert (len(marks), int(marks.sum())) == (100, 20)
 
 

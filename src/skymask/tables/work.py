@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from skymask.experiment import Experiment, to_json
+from skymask.preparation import malicious_clients
 from skymask.records import RunFolder, json_text, read_object, replace_file, writing
-from skymask.simulation import malicious_clients, simulate
+from skymask.simulation import simulate
 from skymask.tables.cell import Cell, identity
 from skymask.tables.closeup import Closeup, Watching
 from skymask.tables.record import compact, key
