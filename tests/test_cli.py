@@ -76,6 +76,7 @@ def test_options_reach_the_experiment(skymask, tmp_path):
         "--batch": 8,
         "--lr": 0.1,
         "--prox": 0.01,
+        "--precision": "bfloat16",
         "--server-lr": 1.0,
         "--root-size": 40,
         "--root-bias": 0.3,
@@ -89,7 +90,8 @@ def test_options_reach_the_experiment(skymask, tmp_path):
     assert done.returncode == 0, done.stderr
     e = json.loads((folder / "manifest.json").read_text())["experiment"]
     assert (e["clients"], e["participation"], e["malicious"], e["model"]) == (12, 0.5, 0.25, "mlp")
-    assert e["local"] == {"steps": 2, "batch": 8, "lr": 0.1, "prox": 0.01}
+    local = {"steps": 2, "batch": 8, "lr": 0.1, "prox": 0.01, "precision": "bfloat16"}
+    assert e["local"] == local
     assert (e["server_lr"], e["root_size"], e["root_bias"]) == (1.0, 40, 0.3)
     assert e["root_noise"] == 0.2
     settings = {"direction": "sign", "limit": "max", "knowledge": "all"}

@@ -44,7 +44,8 @@ def test_the_fused_step_equals_the_plain_one(n, d, with_server):
 
 
 @pytest.mark.parametrize(("make", "shape"), [(cnn, (1, 28, 28)), (ResNet20, (3, 32, 32))])
-def test_a_recorded_gradient_equals_the_usual_one(make, shape):
+def test_a_recorded_gradient_equals_the_usual_one(make, shape, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = flat_model(make()).to(torch.device("cuda"))
     params, buffers = model.initial()
     batch = Batch(torch.rand(50, *shape, device="cuda"), torch.arange(50, device="cuda") % 10)
@@ -55,7 +56,8 @@ def test_a_recorded_gradient_equals_the_usual_one(make, shape):
     assert loss.repeated["gradient"].graph is not None
 
 
-def test_a_loss_that_waits_for_the_device_is_not_recorded_and_still_right():
+def test_a_loss_that_waits_for_the_device_is_not_recorded_and_still_right(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = flat_model(cnn()).to(torch.device("cuda"))
     params, buffers = model.initial()
     batch = Batch(torch.rand(8, 1, 28, 28, device="cuda"), torch.arange(8, device="cuda"))

@@ -18,6 +18,7 @@ from torch.func import functional_call, jvp
 from skymask.errors import InputError
 from skymask.recording import Function, Repeated
 from skymask.types import Batch, Loss
+from skymask.vectorised import with_kernels
 
 _STEPS_AT_ONCE = 128
 """At most so many derivatives are computed at once: beyond a GPU is as busy as it can be."""
@@ -185,6 +186,8 @@ class RootLoss:
     model: FlatModel
     loss: SampleLoss
     module: nn.Module
+    differentiated: nn.Module
+    """The same module, with layers that have quick gradients."""
     buffers: Tensor
     repeated: dict[Hashable, Repeated] | None = field(default_factory=dict)
     """What is computed in every round, by name; shared by the losses of a run's rounds.
@@ -274,7 +277,9 @@ class RootLoss:
         trained = [named[name].detach().requires_grad_() for name in self.model.layers]
         named.update(zip(self.model.layers, trained, strict=True))
         with torch.enable_grad():
-            value = self.loss(functional_call(self.module, named, (batch.inputs,)), batch.labels)
+            value = self.loss(
+                functional_call(self.differentiated, named, (batch.inputs,)), batch.labels
+            )
             slopes = torch.autograd.grad(value, trained, materialize_grads=True)
         return _joined(list(slopes))
 
@@ -293,7 +298,8 @@ class RootLoss:
 
 def root_loss(model: FlatModel, loss: SampleLoss, buffers: Tensor) -> RootLoss:
     """The `RootLoss` of `model` with `buffers` (b,)."""
-    return RootLoss(model, loss, model.in_mode(False, batch_statistics=True), buffers)
+    plain, quick = (model.in_mode(False, batch_statistics=True) for _ in range(2))
+    return RootLoss(model, loss, plain, with_kernels(quick), buffers)
 
 
 def gradient(loss: Loss, params: Tensor, batch: Batch) -> Tensor:

@@ -71,18 +71,30 @@ class _Block(nn.Module):
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
-        self.stride = 1 if width_in == width_out else 2
-        self.pad = width_out - width_in
-        self.conv1 = nn.Conv2d(width_in, width_out, 3, self.stride, 1, bias=False)
+        stride = 1 if width_in == width_out else 2
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(width_out)
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(width_out)
+        self.shortcut = Shortcut(stride, width_out - width_in)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        if self.pad:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.pad))
-        return F.relu(x + y)
+        return F.relu(y + self.shortcut(x))
+
+
+class Shortcut(nn.Module):
+    """Every `step`-th row and column of images, and `more` channels of zeros."""
+
+    def __init__(self, step: int, more: int) -> None:
+        super().__init__()
+        self.step, self.more = step, more
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C + more, H / step, W / step)."""
+        if self.step == 1 and self.more == 0:
+            return images
+        return F.pad(images[:, :, :: self.step, :: self.step], (0, 0, 0, 0, 0, self.more))
 
 
 MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {

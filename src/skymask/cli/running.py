@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 import typer
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from skymask.attacks import MinSum, NoAttack
 from skymask.cli.shared import AsJson, DataDir, Device, Out, err, out, starting_with, warn
-from skymask.clients import LocalSGD
+from skymask.clients import LocalSGD, Precision
 from skymask.components import parse
 from skymask.data import DATA_SETS
 from skymask.defences import FedAvg, SkyMask
@@ -76,6 +76,9 @@ def run(
     batch: Annotated[int | None, typer.Option(help="Samples in a mini-batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Clients' learning rate, beta.")] = None,
     prox: Annotated[float, typer.Option(help="FedProx's mu; 0 is plain SGD.")] = 0.0,
+    precision: Annotated[
+        str, typer.Option(help="Of clients' convolutions: float32 or bfloat16, faster on a GPU.")
+    ] = "float32",
     server_lr: Annotated[float, typer.Option(help="Server's rate, alpha.")] = 0.5,
     root_size: Annotated[int, typer.Option(help="Samples in the root data set.")] = 100,
     root_bias: Annotated[
@@ -137,6 +140,7 @@ def run(
             usual.local.batch if batch is None else batch,
             usual.local.lr if lr is None else lr,
             prox,
+            cast(Precision, precision),  # LocalSGD says what it may be
         ),
         server_lr=server_lr,
         rounds=rounds,
