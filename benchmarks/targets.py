@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import skymask as sm
 from benchmarks import straightforward
 from benchmarks.stage import STEPS, alternate, captured
-from benchmarks.writing import conditions, markdown_table, write
+from benchmarks.writing import RESULTS, conditions, markdown_table, told_of
 from skymask.clients import LocalSGD, batch_rows, plan
 from skymask.data import divide, load
 from skymask.flat import flat_model, flatten
@@ -382,8 +382,8 @@ def main() -> None:
     parser.add_argument("--data-dir")
     options = parser.parse_args()
     o = Setting(torch.device(options.device), options.data_dir, options.repeats, options.rounds)
-    rows: list[Row] = []
     for name in options.only:
+        rows: list[Row] = []
         try:
             for row in PARTS[name](o):
                 print(" | ".join(row.cells()), file=sys.stderr, flush=True)
@@ -391,13 +391,34 @@ def main() -> None:
         except Exception:  # the other parts are still worth measuring
             traceback.print_exc()
             rows.append(Row(f"{name}: failed, see the log", float("nan")))
+        _write(name, rows, o.device)
+    print((RESULTS / f"{_place(o.device)}.md").read_text())
+
+
+def _write(part: str, rows: list[Row], device: torch.device) -> None:
+    """Write the rows of one part; those of the others stay, with their own conditions."""
+    path = RESULTS / f"{_place(device)}.json"
+    parts = json.loads(path.read_text())["parts"] if path.exists() else {}
+    if rows:
+        measured = conditions(device)
+        parts[part] = {"conditions": measured, "rows": [asdict(row) for row in rows]}
+    known = {name: parts[name] for name in PARTS if name in parts}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"parts": known}, indent=1) + "\n")
     head = ["what", "straightforward", "SkyMask's", "times as fast", "asked", "met"]
-    write(
-        f"bench/targets-{o.device.type}",
-        "Speed, asked for and measured",
-        markdown_table(head, [row.cells() for row in rows]),
-        {"conditions": conditions(o.device), "rows": [asdict(row) for row in rows]},
+    cells = [Row(**row).cells() for each in known.values() for row in each["rows"]]
+    measured_by: dict[str, list[str]] = {}
+    for name, each in known.items():
+        measured_by.setdefault(told_of(each["conditions"]), []).append(name)
+    told = [f"{', '.join(names)}: {how}" for how, names in measured_by.items()]
+    text = "\n\n".join(
+        ["# Speed, asked for and measured", markdown_table(head, cells).rstrip(), *told]
     )
+    path.with_suffix(".md").write_text(text + "\n")
+
+
+def _place(device: torch.device) -> str:
+    return f"bench/targets-{device.type}"
 
 
 if __name__ == "__main__":

@@ -31,13 +31,15 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def told_of(conditions: dict[str, Any]) -> str:
+    """The command, the device and the versions, in a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    return f"`{conditions['command']}` on {conditions['device']}; {versions}."
+
+
 def write(name: str, title: str, table: str, result: dict[str, Any]) -> None:
     """Write `results/NAME.json` and `results/NAME.md`, and print the table."""
-    told = ", ".join(f"{k} {v}" for k, v in result["conditions"]["versions"].items())
-    text = (
-        f"# {title}\n\n{table}\n"
-        f"`{result['conditions']['command']}` on {result['conditions']['device']}; {told}.\n"
-    )
+    text = f"# {title}\n\n{table}\n{told_of(result['conditions'])}\n"
     path = RESULTS / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")

@@ -43,8 +43,10 @@ def test_the_fused_step_equals_the_plain_one(n, d, with_server):
     assert (fused.bits != plain.bits).float().mean() < 1e-5
 
 
-@pytest.mark.parametrize(("make", "shape"), [(cnn, (1, 28, 28)), (ResNet20, (3, 32, 32))])
-def test_a_recorded_gradient_equals_the_usual_one(make, shape, monkeypatch):
+@pytest.mark.parametrize(
+    ("make", "shape", "tolerance"), [(cnn, (1, 28, 28), 1e-3), (ResNet20, (3, 32, 32), 1e-2)]
+)
+def test_a_recorded_gradient_equals_the_usual_one(make, shape, tolerance, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model = flat_model(make()).to(torch.device("cuda"))
     params, buffers = model.initial()
@@ -52,7 +54,7 @@ def test_a_recorded_gradient_equals_the_usual_one(make, shape, monkeypatch):
     loss = root_loss(model, F.cross_entropy, buffers)
     for step in range(3):
         at = params + 0.01 * step * torch.randn_like(params)
-        assert far(loss.gradient(at, batch), gradient(loss, at, batch)) < 1e-3
+        assert far(loss.gradient(at, batch), gradient(loss, at, batch)) < tolerance
     assert loss.repeated["gradient"].graph is not None
 
 

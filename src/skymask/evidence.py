@@ -94,6 +94,7 @@ def root_evidence(
 
     def make() -> Function:
         classes, at_once = root.labels.unique(), loss.fitting(params, root.inputs)
+        by_layers = loss.goes_by_layers(params, root.inputs, len(updates))
         largest = int(classes.max())
 
         def numbers(
@@ -109,7 +110,7 @@ def root_evidence(
             def change(rows: Tensor) -> Tensor:
                 norms = lengths(rows)[:, None]
                 steps = torch.where(norms > 0, _STEP * length / norms, 0.0) * rows
-                return at.changes(params, steps, root.inputs, before, at_once)
+                return at.changes(params, steps, root.inputs, before, at_once, by_layers)
 
             if shard.ranks > 1:
                 found = [shard.each_row(updates, lambda row: change(row[None])[0])]

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from skymask.errors import InputError
+from skymask.layerwise import changes, layers_of
+from skymask.randomness import generator
 from skymask.recording import Function, Repeated
 from skymask.types import Batch, Loss
 from skymask.vectorised import with_kernels
@@ -24,6 +26,9 @@ _STEPS_AT_ONCE = 128
 """At most so many derivatives are computed at once: beyond a GPU is as busy as it can be."""
 _CPU_ROOM = 1 << 30
 """Bytes that they may take on a CPU, four times over."""
+
+_SAME = {"cpu": 1e-4, "cuda": 1e-2}
+"""Largest distance of two derivatives that are the same, in their length: TF32 has three digits."""
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
 """Mean loss of (outputs, labels) over a batch, such as `torch.nn.functional.cross_entropy`."""
@@ -209,21 +214,59 @@ class RootLoss:
 
     @torch.no_grad()
     def changes(
-        self, params: Tensor, steps: Tensor, inputs: Tensor, before: Tensor, at_once: int = 1
+        self,
+        params: Tensor,
+        steps: Tensor,
+        inputs: Tensor,
+        before: Tensor,
+        at_once: int = 1,
+        by_layers: bool = False,
     ) -> Tensor:
         """What small `steps` (k, d) away from `params` (d,) change in the outputs: (k, N, ...).
 
-        `before` are the outputs (N, ...) at `params`. It is the derivative along each step, of
-        `at_once` steps at once, which takes convolutions with the same kernels for all of them. A
-        CPU is several times as fast with the difference of outputs, model by model; so are modules
-        computed that torch cannot differentiate forwards. Both are the same for steps so short that
-        the outputs are linear.
+        `before` are the outputs (N, ...) at `params`. It is the derivative along each step.
+        `by_layers`, if `goes_by_layers` says so, takes a few operations for all of them. Otherwise
+        it is computed forwards, `at_once` steps at once, which takes convolutions with the same
+        kernels for all of them. A CPU is several times as fast with the difference of outputs,
+        model by model; so are modules computed that torch cannot differentiate forwards. All are
+        the same for steps so short that the outputs are linear.
         """
+        if by_layers:
+            return self._by_layers(params, steps, inputs)
         if not self._by_differences(params.device):
             with contextlib.suppress(RuntimeError, NotImplementedError):
                 return self.derivatives(params, steps, inputs, at_once)
         after = [self.outputs(params + step, inputs) for step in steps]
         return torch.stack([each - before for each in after if isinstance(each, Tensor)])
+
+    def _by_layers(self, params: Tensor, steps: Tensor, inputs: Tensor) -> Tensor:
+        layers = layers_of(self.differentiated, self.model.layers)
+        assert layers is not None
+        tensors = self.model.tensors(params, self.buffers)
+        return changes(self.differentiated, layers, tensors, self.model.layers, steps, inputs)
+
+    @torch.no_grad()
+    def goes_by_layers(self, params: Tensor, inputs: Tensor, count: int) -> bool:
+        """Whether `changes` along `count` steps is quicker by layers, and the same as forwards.
+
+        It is quicker with convolutions, and more steps than scores. It is the same where
+        convolutions and linear layers hold all parameters, each is used once, and samples do not
+        see each other, as they do in batch norm.
+        """
+        layers = layers_of(self.differentiated, self.model.layers)
+        if layers is None or not convolves(self.module):
+            return False
+        outputs = self.outputs(params, inputs)
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2 or count < 2 * outputs.shape[1]:
+            return False
+        step = torch.randn(params.shape, generator=generator("by layers")).to(params)[None]
+        try:
+            found = self._by_layers(params, step, inputs)
+            expected = self.derivatives(params, step, inputs, 1)
+        except (RuntimeError, NotImplementedError):
+            return False
+        close = _SAME.get(params.device.type, 1e-3)
+        return bool((found - expected).norm() <= close * expected.norm())
 
     def _by_differences(self, device: torch.device) -> bool:
         return device.type == "cpu" and convolves(self.module)
