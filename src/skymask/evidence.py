@@ -94,7 +94,8 @@ def root_evidence(
 
     def make() -> Function:
         classes, at_once = root.labels.unique(), loss.fitting(params, root.inputs)
-        by_layers = loss.goes_by_layers(params, root.inputs, len(updates))
+        few = 1 if shard.ranks > 1 else max(1, _ENTRIES // len(params))  # beside all updates
+        by_layers = loss.goes_by_layers(params, root.inputs, min(few, len(updates)))
         largest = int(classes.max())
 
         def numbers(
@@ -107,16 +108,20 @@ def root_evidence(
             if not 2 <= len(classes) <= before.shape[1] > largest:
                 return ()
 
-            def change(rows: Tensor) -> Tensor:
-                norms = lengths(rows)[:, None]
-                steps = torch.where(norms > 0, _STEP * length / norms, 0.0) * rows
+            def change(*parts: Tensor) -> Tensor:
+                steps = params.new_empty(sum(map(len, parts)), len(params))
+                for part, into in zip(parts, steps.split([*map(len, parts)]), strict=True):
+                    norms = lengths(part)[:, None]
+                    torch.mul(torch.where(norms > 0, _STEP * length / norms, 0.0), part, out=into)
                 return at.changes(params, steps, root.inputs, before, at_once, by_layers)
 
+            servers = [row[None] for row in own]
             if shard.ranks > 1:
                 found = [shard.each_row(updates, lambda row: change(row[None])[0])]
-            else:  # beside all updates, few steps
-                found = [change(rows) for rows in updates.split(max(1, _ENTRIES // len(params)))]
-            found += [change(server[None]) for server in own]
+                found += [change(row) for row in servers]
+            else:
+                *rest, last = updates.split(few)
+                found = [*map(change, rest), change(last, *servers)]
             return (judged(torch.cat(found), before, root.labels, classes),)
 
         return numbers
