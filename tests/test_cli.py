@@ -76,7 +76,6 @@ def test_options_reach_the_experiment(skymask, tmp_path):
         "--batch": 8,
         "--lr": 0.1,
         "--prox": 0.01,
-        "--precision": "bfloat16",
         "--server-lr": 1.0,
         "--root-size": 40,
         "--root-bias": 0.3,
@@ -90,7 +89,7 @@ def test_options_reach_the_experiment(skymask, tmp_path):
     assert done.returncode == 0, done.stderr
     e = json.loads((folder / "manifest.json").read_text())["experiment"]
     assert (e["clients"], e["participation"], e["malicious"], e["model"]) == (12, 0.5, 0.25, "mlp")
-    local = {"steps": 2, "batch": 8, "lr": 0.1, "prox": 0.01, "precision": "bfloat16"}
+    local = {"steps": 2, "batch": 8, "lr": 0.1, "prox": 0.01, "precision": "float32"}
     assert e["local"] == local
     assert (e["server_lr"], e["root_size"], e["root_bias"]) == (1.0, 40, 0.3)
     assert e["root_noise"] == 0.2
@@ -99,6 +98,15 @@ def test_options_reach_the_experiment(skymask, tmp_path):
     assert e["defence"]["name"] == "skymask-nr"
     assert (e["defence"]["settings"]["steps"], e["defence"]["settings"]["gamma"]) == (5, 2)
     assert e["partition"] == {"name": "dirichlet", "settings": {"alpha": 0.3}}
+
+
+def test_half_precision_is_for_models_with_convolutions(skymask):
+    done = skymask(*SMALL, "--precision", "bfloat16")
+    assert done.returncode == 2
+    assert "precision is 'bfloat16', which is for convolutions" in done.stderr
+    done = skymask(*SMALL, "--precision", "half")
+    assert done.returncode == 2
+    assert "precision is 'half' but must be 'float32' or 'bfloat16'" in done.stderr
 
 
 def test_seeds_give_mean_and_spread(skymask, tmp_path):

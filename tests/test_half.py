@@ -123,3 +123,23 @@ def test_evaluation_and_unbatched_images_are_as_usual():
 def test_another_precision_is_refused():
     with pytest.raises(InputError, match="precision is 'float16' but must be 'float32' or"):
         LocalSGD(precision="float16")
+
+
+def test_a_model_without_convolutions_is_refused():
+    model, local = flat_model(nn.Linear(3, 4)), LocalSGD(precision="bfloat16")
+    with pytest.raises(InputError, match=r"for convolutions .* but Linear has none"):
+        plan(model, F.cross_entropy, local, clients(3))
+
+
+def test_a_model_that_cannot_is_refused_with_the_reason():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.own = nn.Conv2d(1, 2, 2), nn.Parameter(torch.ones(2, 4))
+
+        def forward(self, images):
+            return self.conv(images).mean((2, 3)) @ self.own
+
+    local = LocalSGD(precision="bfloat16")
+    with pytest.raises(InputError, match=r"but Mixed cannot compute with it \(.*\); it must be"):
+        plan(flat_model(Mixed()), F.cross_entropy, local, clients(1, 4, 4))

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from skymask.errors import is_number, require, require_count
+from skymask.errors import InputError, is_number, require, require_count
 from skymask.flat import FlatModel, SampleLoss, convolves
-from skymask.half import in_half_precision
+from skymask.half import in_half_precision, takes_half
 from skymask.randomness import hashed, key
 from skymask.recording import Function, Repeated
 from skymask.threads import each_in_threads
@@ -214,9 +214,14 @@ def plan(
     module can be vectorised, else a loop, with a warning that says why. On a CPU the loop is shared
     out among torch's threads, unless the module draws random numbers. Without `chunk`: as many
     clients as fit in half the free memory of a GPU, or in 256 MB on a CPU.
+
+    Raises `InputError` for a precision of bfloat16 where the model has no convolution that it would
+    be for, or cannot compute with it.
     """
     module, shared = (_module(model, local, together) for together in (False, True))
     device = data.inputs.device
+    if local.precision == "bfloat16":
+        _check_half(Trainer(model, loss, local, "loop", 1, module), data)
     quick: SampleLoss = loss
     if loss is F.cross_entropy and path != "loop" and _are_classes(data.labels):
         quick = _cross_entropy
@@ -246,6 +251,29 @@ def _module(model: FlatModel, local: LocalSGD, together: bool = False) -> nn.Mod
     if local.precision == "bfloat16":
         return in_half_precision(module)
     return with_kernels(module) if together else module
+
+
+def _check_half(trainer: Trainer, data: ClientData) -> None:
+    """Raise `InputError` where half precision is no use, or fails, on two samples."""
+    name = type(trainer.model.module).__name__
+    if not any(takes_half(part) for part in trainer.module.modules()):
+        raise InputError(
+            "precision is 'bfloat16', which is for convolutions (nn.Conv2d without groups or "
+            f"dilation), but {name} has none; it must be 'float32'"
+        )
+    params, buffers = (part.to(data.inputs.device) for part in trainer.model.initial())
+    rows = torch.zeros(1, 2, dtype=torch.int64, device=data.inputs.device)
+    devices = [data.inputs.device] if data.inputs.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            short = replace(trainer, local=replace(trainer.local, steps=1, batch=2))
+            short._loop(trainer.module, params, buffers, data, rows)
+    except RuntimeError as problem:
+        reason = str(problem).strip().split("\n")[0][:160]
+        raise InputError(
+            f"precision is 'bfloat16' but {name} cannot compute with it ({reason}); "
+            "it must be 'float32'"
+        ) from problem
 
 
 def _are_classes(labels: Tensor) -> bool:

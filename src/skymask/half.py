@@ -7,7 +7,7 @@ them out anew, and batch norm of n models is that of one with n times the channe
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def in_half_precision(module: nn.Module) -> nn.Module:
     weights are. Convolutions with groups, dilation or padding that is not zeros stay as they are.
     """
     for part in module.modules():
-        if type(part) is nn.Conv2d and is_usual(part):
+        if takes_half(part):
             part.forward = partial(_convolve, part)  # type: ignore[method-assign]
         elif type(part) is nn.BatchNorm2d and part.affine and part.momentum is not None:
             part.forward = partial(_normalise, part)  # type: ignore[method-assign]
@@ -33,6 +33,11 @@ def in_half_precision(module: nn.Module) -> nn.Module:
         elif type(part) is nn.Linear:
             part.forward = partial(_linear, part)  # type: ignore[method-assign]
     return module
+
+
+def takes_half(part: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer puts out bfloat16 in half precision."""
+    return type(part) is nn.Conv2d and is_usual(part)
 
 
 def _convolve(part: nn.Conv2d, images: Tensor) -> Tensor:
