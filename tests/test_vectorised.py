@@ -166,6 +166,14 @@ def test_what_the_kernels_are_not_for_is_torchs(kernels):
     assert sum(kernels.values()) == 0
 
 
+def test_the_largest_matrix_is_told():
+    module = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 1, 2, stride=2), nn.Conv2d(1, 1, 7))
+    with vectorised.largest_unfolding(module) as largest:
+        module(torch.ones(3, 2, 20, 19))
+    # 3 images x 18 x 17 pixels x 2 channels x 9 taps; the last one is torch's.
+    assert largest == [3 * 18 * 17 * 2 * 9]
+
+
 def test_a_second_derivative_is_refused(kernels):
     layer, images = with_kernels(nn.Conv2d(1, 1, 2)), torch.ones(1, 1, 3, 3, requires_grad=True)
     (slope,) = torch.autograd.grad((layer(images) ** 2).sum(), images, create_graph=True)

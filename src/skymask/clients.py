@@ -23,7 +23,7 @@ from skymask.randomness import hashed, key
 from skymask.recording import Function, Repeated
 from skymask.threads import each_in_threads
 from skymask.types import ClientData
-from skymask.vectorised import with_kernels
+from skymask.vectorised import largest_unfolding, with_kernels
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -393,7 +393,8 @@ def _chunk(trainer: Trainer, data: ClientData) -> int:
     """How many clients fit at once: the memory for one is measured, not guessed.
 
     One client holds what autograd saves of its forward pass, about as much again for the
-    gradients on the way back, and four copies of its parameters.
+    gradients on the way back, and four copies of its parameters; on a GPU also twice what the
+    largest convolution sees.
     """
     saved = 0
 
@@ -406,8 +407,13 @@ def _chunk(trainer: Trainer, data: ClientData) -> int:
     params, buffers = (part.to(device) for part in trainer.model.initial())
     rows = torch.arange(trainer.local.batch, device=device) % len(data.labels)
     leaves = trainer.model.parameters(params.requires_grad_(True))
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        largest_unfolding(trainer.module) as unfolded,
+    ):
         trainer._client_loss(leaves, buffers, data.inputs[rows], data.labels[rows])
     one = 2 * saved + 4 * params.numel() * params.element_size()
+    if device.type == "cuda" and trainer.local.precision == "float32":
+        one += 2 * unfolded[0] * params.element_size()
     room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 256 << 20
     return max(1, min(1024, room // max(one, 1)))
