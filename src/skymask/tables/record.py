@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ class Record:
     def accuracy(self) -> list[tuple[int, float]]:
         """Rounds, counted from 1, and the testing accuracy after them."""
         rounds, every = self.told["experiment"]["rounds"], self.told["experiment"]["eval_every"]
-        evaluated = [*range(every, rounds, every), rounds]
+        evaluated = chain(range(every, rounds, every), [rounds])  # however many it says there are
         values = [float(value) for value in self.told["evaluations"]["accuracy"]]
         return list(zip(evaluated, values, strict=True))
 
