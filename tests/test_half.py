@@ -7,9 +7,10 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from skymask import InputError
-from skymask.clients import LocalSGD, plan
+from skymask.clients import plan
 from skymask.flat import flat_model
 from skymask.half import in_half_precision
+from skymask.local_sgd import LocalSGD
 from skymask.models import ResNet20, Shortcut, cnn
 from skymask.types import ClientData
 

@@ -5,13 +5,15 @@ import torch
 import torch.nn.functional as F
 
 import skymask as sm
-from skymask.clients import LocalSGD, Schedule, plan
+from skymask.clients import plan
 from skymask.defences.masking import mask_summary, trained_masks
 from skymask.evidence import root_evidence
-from skymask.flat import flat_model, gradient, root_loss
+from skymask.flat import flat_model
 from skymask.kernels import FusedState
+from skymask.local_sgd import LocalSGD, Schedule
 from skymask.masks import MaskTraining, PlainState
 from skymask.models import ResNet20, cnn
+from skymask.root_loss import gradient, root_loss
 from skymask.types import Batch, ClientData
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

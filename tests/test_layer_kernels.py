@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from skymask import layer_kernels as kernels
-from skymask.clients import LocalSGD, Schedule, plan
+from skymask.clients import plan
 from skymask.flat import flat_model
+from skymask.local_sgd import LocalSGD, Schedule
 from skymask.models import ResNet20, cnn
 from skymask.types import ClientData
 from tests import layer_reference as reference

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from skymask import layerwise
-from skymask.flat import flat_model, root_loss
+from skymask.flat import flat_model
 from skymask.models import ResNet20, cnn, mlp
+from skymask.root_loss import root_loss
 
 
 class Tokens(nn.Module):

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from skymask import Batch, ClientData, InputError, LocalSGD, SkyMask, server_round
-from skymask.clients import batch_rows
 from skymask.flat import flat_model, flatten
+from skymask.local_sgd import batch_rows
 from skymask.models import logistic, mlp
 from skymask.randomness import generator, key
 from skymask.server import as_client, server

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from skymask import vectorised
-from skymask.clients import LocalSGD, plan
-from skymask.flat import flat_model, root_loss
+from skymask.clients import plan
+from skymask.flat import flat_model
+from skymask.local_sgd import LocalSGD
 from skymask.models import ResNet20, cnn
+from skymask.root_loss import root_loss
 from skymask.types import Batch, ClientData
 from skymask.vectorised import with_kernels
 from tests import layer_reference

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from benchmarks.reliability import federation
 from skymask.attacks import LabelFlip
-from skymask.clients import LocalSGD
 from skymask.data import Groups
 from skymask.defences import SkyMask
 from skymask.experiment import Experiment
+from skymask.local_sgd import LocalSGD
 from skymask.simulation import Result, simulate
 
 TITLE = "Many clients, many rounds"

@@ -29,7 +29,6 @@ from skymask.attacks import (
     StartsAt,
     WhiteBox,
 )
-from skymask.clients import LocalSGD
 from skymask.data import BySubject, Dirichlet, Groups, SizeSkew
 from skymask.defences import (
     LASA,
@@ -60,6 +59,7 @@ from skymask.defences import (
 from skymask.errors import InputError
 from skymask.experiment import Experiment
 from skymask.flat import assign, flatten, flatten_buffers
+from skymask.local_sgd import LocalSGD
 from skymask.server import server_round
 from skymask.shards import Shard, shard
 from skymask.simulation import Result, simulate

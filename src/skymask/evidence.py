@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skymask.flat import RootLoss
 from skymask.geometry import ALL, lengths
 from skymask.recording import Function
+from skymask.root_loss import RootLoss
 from skymask.shards import Shard
 from skymask.types import Batch
 

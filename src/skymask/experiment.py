@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from skymask.attacks import ATTACKS, NoAttack
-from skymask.clients import LocalSGD
 from skymask.components import Kinds, build, describe
 from skymask.data import PARTITIONS, BySubject, Groups, Partition
 from skymask.defences import DEFENCES, FedAvg
 from skymask.errors import InputError, is_number, require, require_count, told, unknown
 from skymask.flat import SampleLoss
+from skymask.local_sgd import LocalSGD
 from skymask.models import MODELS
 from skymask.types import Attack, Dataset, Defence
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skymask.many_models import OfManyModels, for_each, is_usual, keep_statistics
+from skymask.many_models import BatchNorm, OfManyModels, for_each, is_usual, keep_statistics
 from skymask.models import Shortcut
 
 
@@ -157,30 +157,6 @@ class _SubsamplingImages(OfManyModels):
         return (_apart(spread, n),)
 
 
-class _Normalisation(OfManyModels):
-    """Batch norm of images, the mean of each channel and the inverse of its deviation."""
-
-    @staticmethod
-    def compute(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, ...]:
-        n = max(len(images), len(weight))
-        normal, mean, scale = torch.native_batch_norm(
-            _side_by_side(for_each(n, images)),
-            for_each(n, weight).flatten(), for_each(n, bias).flatten(),
-            None, None, True, 0.0, epsilon,
-        )  # fmt: skip
-        return _apart(normal, n), mean.unflatten(0, (n, -1)), scale.unflatten(0, (n, -1))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        images, weight, _, ctx.epsilon = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(images, weight, *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
-        return *_NormalisationInputs.of(slopes[0], *ctx.saved_tensors, ctx.epsilon), None
-
-
 class _NormalisationInputs(OfManyModels):
     """The gradients of batch norm with respect to images, weight and bias."""
 
@@ -200,6 +176,22 @@ class _NormalisationInputs(OfManyModels):
             True, epsilon, (True, True, True),
         )  # fmt: skip
         return _apart(found, n), by_weight.unflatten(0, (n, -1)), by_bias.unflatten(0, (n, -1))
+
+
+class _Normalisation(BatchNorm):
+    """Batch norm of images, the mean of each channel and the inverse of its deviation."""
+
+    by_inputs = _NormalisationInputs
+
+    @staticmethod
+    def compute(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, ...]:
+        n = max(len(images), len(weight))
+        normal, mean, scale = torch.native_batch_norm(
+            _side_by_side(for_each(n, images)),
+            for_each(n, weight).flatten(), for_each(n, bias).flatten(),
+            None, None, True, 0.0, epsilon,
+        )  # fmt: skip
+        return _apart(normal, n), mean.unflatten(0, (n, -1)), scale.unflatten(0, (n, -1))
 
 
 def _grouped(

@@ -6,19 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from skymask.clients import LocalSGD, Trainer, plan
+from skymask.clients import Trainer, plan
 from skymask.errors import InputError, require
-from skymask.flat import (
-    FlatModel,
-    RootLoss,
-    SampleLoss,
-    assign,
-    flat_model,
-    flatten,
-    flatten_buffers,
-    root_loss,
-)
+from skymask.flat import FlatModel, SampleLoss, assign, flat_model, flatten, flatten_buffers
+from skymask.local_sgd import LocalSGD
 from skymask.randomness import generator, key
+from skymask.root_loss import RootLoss, root_loss
 from skymask.shards import Shard
 from skymask.types import Batch, ClientData, Round
 

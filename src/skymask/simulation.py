@@ -16,11 +16,11 @@ from skymask.defences.screening import checked
 from skymask.environment import device_name, usable_device, versions
 from skymask.errors import InputError
 from skymask.experiment import Experiment, to_json
-from skymask.flat import RootLoss
 from skymask.metrics import closeup, summarise, verdicts
 from skymask.preparation import Run, attacks, how_many_take_part, prepare
 from skymask.randomness import generator, key
 from skymask.records import Checkpoint, RunFolder, is_kept
+from skymask.root_loss import RootLoss
 from skymask.types import Decision, Round, as_poison
 
 _CHECKPOINT_SECONDS = 5.0

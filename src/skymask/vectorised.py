@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from skymask import layer_kernels as kernels
-from skymask.many_models import OfManyModels, for_each, is_usual, keep_statistics
+from skymask.many_models import BatchNorm, OfManyModels, for_each, is_usual, keep_statistics
 
 _TAPS = 25
 """The largest kernel of a convolution that is unrolled tap by tap."""
@@ -189,31 +189,6 @@ class _PoolingImages(OfManyModels):
         return (kernels.unpool(_dense(slopes), _dense(place), side, size).transpose(1, 2),)
 
 
-class _Normalisation(OfManyModels):
-    """Batch norm of images, and the mean and variance of each channel."""
-
-    @staticmethod
-    def compute(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, ...]:
-        n = max(len(images), len(weight))
-        normal, mean, variance = kernels.normalise(
-            _dense(for_each(n, images)),
-            for_each(n, weight).contiguous(),
-            for_each(n, bias).contiguous(),
-            epsilon,
-        )
-        return normal.transpose(1, 2), mean, variance
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        images, weight, _, ctx.epsilon = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(images, weight, *output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
-        return *_NormalisationInputs.of(slopes[0], *ctx.saved_tensors, ctx.epsilon), None
-
-
 class _NormalisationInputs(OfManyModels):
     """The gradients of batch norm with respect to images, weight and bias."""
 
@@ -236,6 +211,23 @@ class _NormalisationInputs(OfManyModels):
             epsilon,
         )
         return found.transpose(1, 2), by_weight, by_bias
+
+
+class _Normalisation(BatchNorm):
+    """Batch norm of images, and the mean and variance of each channel."""
+
+    by_inputs = _NormalisationInputs
+
+    @staticmethod
+    def compute(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, ...]:
+        n = max(len(images), len(weight))
+        normal, mean, variance = kernels.normalise(
+            _dense(for_each(n, images)),
+            for_each(n, weight).contiguous(),
+            for_each(n, bias).contiguous(),
+            epsilon,
+        )
+        return normal.transpose(1, 2), mean, variance
 
 
 def _dense(images: Tensor) -> Tensor:

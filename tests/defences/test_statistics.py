@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 import skymask as sm
-from skymask.clients import LocalSGD, plan
+from skymask.clients import plan
 from skymask.defences.judging import Known, shifted
 from skymask.defences.statistics import shifts
 from skymask.flat import flat_model
+from skymask.local_sgd import LocalSGD
 from skymask.randomness import generator
 from skymask.server import as_client, server
 from skymask.types import Batch

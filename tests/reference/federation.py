@@ -3,8 +3,8 @@
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from skymask.clients import batch_rows
 from skymask.data import divide, load
+from skymask.local_sgd import batch_rows
 from skymask.models import MODELS
 from skymask.randomness import key
 

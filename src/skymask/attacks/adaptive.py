@@ -20,8 +20,8 @@ from skymask.attacks.rehearsal import Goal, Rehearsal, refine
 from skymask.attacks.wrappers import ranks
 from skymask.components import check_settings, component, count, one_of, setting
 from skymask.defences import Median, SkyMask
-from skymask.flat import gradient
 from skymask.masks import MaskTraining
+from skymask.root_loss import gradient
 from skymask.types import Attack, Defence, Poison, Round
 
 

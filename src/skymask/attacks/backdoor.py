@@ -16,7 +16,7 @@ from torch import Tensor
 from skymask.attacks.triggers import Trigger, poisoned
 from skymask.components import check_settings, count, number, optional, setting
 from skymask.errors import InputError
-from skymask.flat import gradient
+from skymask.root_loss import gradient
 from skymask.types import Attack, Backdoor, Batch, ClientData, Poison, Round
 
 _CLASS = count(0)

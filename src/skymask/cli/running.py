@@ -17,12 +17,12 @@ from rich.table import Table
 
 from skymask.attacks import MinSum, NoAttack
 from skymask.cli.shared import AsJson, DataDir, Device, Out, err, out, starting_with, warn
-from skymask.clients import LocalSGD, Precision
 from skymask.components import parse
 from skymask.data import DATA_SETS
 from skymask.defences import FedAvg, SkyMask
 from skymask.errors import InputError, require, unknown
 from skymask.experiment import DEFAULTS, KINDS, Experiment, from_json
+from skymask.local_sgd import LocalSGD, Precision
 from skymask.models import MODELS
 from skymask.progress import percent, round_progress
 from skymask.records import RunFolder

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from skymask.defences.selected import needed
-from skymask.flat import RootLoss, gradient
 from skymask.geometry import gram_matrix, lengths, ones_in
 from skymask.masks import Masks, MaskTraining
 from skymask.recording import may_wait
+from skymask.root_loss import RootLoss, gradient
 from skymask.shards import Shard
 from skymask.types import Round
 

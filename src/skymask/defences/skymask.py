@@ -18,9 +18,9 @@ from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
 from skymask.defences.statistics import shifts
 from skymask.evidence import root_evidence
-from skymask.flat import RootLoss
 from skymask.geometry import centred, lengths, principal_coordinates
 from skymask.masks import MaskTraining
+from skymask.root_loss import RootLoss
 from skymask.types import Decision, Round
 
 _SHORTEST = 2.3

@@ -11,13 +11,13 @@ import torch
 from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
-from skymask.clients import LocalSGD
 from skymask.defences.assumed import TooFew
 from skymask.defences.screening import checked
 from skymask.errors import InputError
 from skymask.flat import SampleLoss
 from skymask.flower.layout import Arrays, Layout, layout
 from skymask.flower.replies import Sent
+from skymask.local_sgd import LocalSGD
 from skymask.randomness import generator
 from skymask.server import OwnTraining, Server, server
 from skymask.types import Batch, Decision, Defence, Round

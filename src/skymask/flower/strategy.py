@@ -21,7 +21,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor, nn
 
-from skymask.clients import LocalSGD
 from skymask.defences import SkyMask as MaskDefence
 from skymask.environment import usable_device
 from skymask.errors import InputError, require
@@ -41,6 +40,7 @@ from skymask.flower.ledger import Ledger
 from skymask.flower.patience import Patient
 from skymask.flower.policy import Policy, Standing, listed
 from skymask.flower.replies import Sent, Verdict, screened, screened_evaluation, sorted_out
+from skymask.local_sgd import LocalSGD
 from skymask.records import is_kept
 from skymask.server import OwnTraining
 from skymask.types import Batch, Decision, Defence
