@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.mixture import GaussianMixture
 
+from skymask import clustering
 from skymask.clustering import two_gaussians, two_gaussians_each
 from tests.reference import mixture
 
@@ -80,6 +81,26 @@ def test_neither_scale_nor_place_matters(power, shift):
     fit, moved = two_gaussians(points), two_gaussians((points + shift) * 10.0**power)
     assert same_parts(moved.labels, fit.labels)
     assert moved.log_likelihood == pytest.approx(fit.log_likelihood, rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("apart", [0.0, 2.0, 6.0])
+def test_loops_and_arrays_come_to_the_same_clusters(k, apart):
+    stack = np.stack([blobs(seed, k=k, apart=apart) for seed in RNG_SEEDS])
+    starts = stack[..., 0] > stack[..., 0].mean(1, keepdims=True)
+    shares, totals = clustering._in_arrays(stack, starts, 100, 1e-6)
+    later, same = clustering._in_loops(stack, starts, 100, 1e-6)
+    np.testing.assert_allclose(later, shares[:, 1], atol=1e-7)
+    np.testing.assert_allclose(same, totals, rtol=1e-9)
+
+
+def test_clusters_are_the_same_without_machine_code(monkeypatch):
+    stack = np.stack([blobs(seed) for seed in RNG_SEEDS])
+    fast = two_gaussians_each(stack)
+    monkeypatch.setattr(clustering, "machine_code", lambda *functions: None)
+    for one, other in zip(fast, two_gaussians_each(stack), strict=True):
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-7)
+        assert one.gain == pytest.approx(other.gain)
 
 
 def test_points_that_are_all_the_same_are_one_cluster():

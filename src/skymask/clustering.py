@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from skymask.compiled import machine_code
+
 Array = npt.NDArray[np.float64]
 
 _FLOOR = 1e-6
 """Added to each variance of points that have unit variance: identical points form a cluster too."""
+_FEW = 4
+"""Of more dimensions numpy's products are faster than loops."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,30 +106,117 @@ def _two_means(values: Array) -> npt.NDArray[np.bool_]:
 def _expectation_maximisation(
     points: Array, starts: npt.NDArray[np.bool_], steps: int, tolerance: float
 ) -> tuple[Array, Array]:
-    """Run EM on `points` (s, n, k), each from its own of `starts` (s, n), until none gains.
+    """Run EM on `points` (s, n, k), from each of `starts` (s, n) until it gains no more.
 
-    Returns the probabilities (s, 2, n) and log-likelihoods (s,). Moments and log densities are
-    sums over the terms 1, x_i and x_i x_j, which are made once: points of unit variance lose
-    nothing by it that the floor of a variance would not hide.
+    Returns the probabilities (s, 2, n) and log-likelihoods (s,). In machine code if there is any:
+    a few points are less work than numpy's calls.
+    """
+    compiled = machine_code(_in_loops, _inverse)
+    if compiled is not None and points.shape[2] <= _FEW:
+        later, totals = compiled(np.ascontiguousarray(points), starts, steps, tolerance)
+        return np.stack([1 - later, later], 1), totals
+    return _in_arrays(points, starts, steps, tolerance)
+
+
+def _in_loops(
+    points: Array, starts: npt.NDArray[np.bool_], steps: int, tolerance: float
+) -> tuple[Array, Array]:
+    """As `_in_arrays`, one start after the other; of the probabilities the second one's, (s, n)."""
+    count, n, k = points.shape
+    shares, totals = np.empty((count, n)), np.empty(count)
+    means, precisions = np.empty((2, k)), np.empty((2, k, k))
+    weights, constants, away = np.empty((2, n)), np.empty(2), np.empty(k)
+    for s in range(count):
+        own, last = points[s], -np.inf
+        weights[0], weights[1] = 1.0 - starts[s], starts[s]
+        for _ in range(steps):
+            for c in range(2):
+                mass = 10 * 2.220446049250313e-16
+                means[c], precisions[c] = 0.0, 0.0
+                for i in range(n):
+                    mass += weights[c, i]
+                    for j in range(k):
+                        means[c, j] += weights[c, i] * own[i, j]
+                        for h in range(k):
+                            precisions[c, j, h] += weights[c, i] * own[i, j] * own[i, h]
+                means[c] /= mass
+                for j in range(k):
+                    for h in range(k):
+                        product = precisions[c, j, h] / mass
+                        precisions[c, j, h] = product - means[c, j] * means[c, h]
+                    precisions[c, j, j] += _FLOOR
+                scale = k * math.log(2 * math.pi) + math.log(_inverse(precisions[c]))
+                constants[c] = math.log(mass / n) - scale / 2
+            total = 0.0
+            for i in range(n):
+                ahead = 0.0
+                likelier = -np.inf
+                for c in range(2):
+                    distance = 0.0
+                    for j in range(k):
+                        away[j] = own[i, j] - means[c, j]
+                    for j in range(k):
+                        for h in range(k):
+                            distance += away[j] * precisions[c, j, h] * away[h]
+                    weighted = constants[c] - distance / 2
+                    ahead = weighted - ahead
+                    likelier = max(likelier, weighted)
+                odds = math.exp(-abs(ahead))  # of the unlikelier component
+                total += likelier + math.log(1 + odds)
+                less = odds / (1 + odds)
+                weights[1, i] = less if ahead < 0 else 1 - less
+                weights[0, i] = 1 - weights[1, i]
+            if total - last < tolerance * n:
+                break
+            last = total
+        shares[s], totals[s] = weights[1], total
+    return shares, totals
+
+
+def _inverse(matrix: Array) -> float:
+    """Put the inverse of a positive definite (k, k) in its place; returns its determinant."""
+    determinant = 1.0
+    for j in range(len(matrix)):
+        pivot = matrix[j, j]
+        determinant *= pivot
+        matrix[j, j] = 1.0
+        matrix[j] /= pivot
+        for i in range(len(matrix)):
+            if i != j:
+                factor = matrix[i, j]
+                matrix[i, j] = 0.0
+                matrix[i] -= factor * matrix[j]
+    return determinant
+
+
+def _in_arrays(
+    points: Array, starts: npt.NDArray[np.bool_], steps: int, tolerance: float
+) -> tuple[Array, Array]:
+    """As `_expectation_maximisation`, all starts side by side.
+
+    Moments and log densities are sums over the terms 1, x_i and x_i x_j, which are made once:
+    points of unit variance lose nothing by it that the floor of a variance would not hide.
     """
     s, n, k = points.shape
     products = (points[..., :, None] * points[..., None, :]).reshape(s, n, k * k)
     terms = np.concatenate([np.ones((s, n, 1)), points, products], 2)  # (s, n, m)
     columns = np.ascontiguousarray(terms.swapaxes(1, 2))
     shares = np.stack([~starts, starts], 1).astype(float)
-    last = np.full(s, -np.inf)
+    total = np.full(s, -np.inf)
+    going = np.ones(s, bool)
     for _ in range(steps):
-        weighted = _log_density(shares @ terms, n, k) @ columns  # (s, 2, n)
+        weighted = _log_density(shares[going] @ terms[going], n, k) @ columns[going]  # (s, 2, n)
         ahead = weighted[:, 1] - weighted[:, 0]
         odds = np.exp(-np.abs(ahead))  # of the unlikelier component
         whole = 1 + odds
-        total = (weighted.max(1) + np.log(whole)).sum(1)
         less = odds / whole
-        shares[:, 1] = np.where(ahead < 0, less, 1 - less)
-        shares[:, 0] = 1 - shares[:, 1]
-        if (total - last < tolerance * n).all():
+        later = np.where(ahead < 0, less, 1 - less)
+        shares[going] = np.stack([1 - later, later], 1)
+        now, last = (weighted.max(1) + np.log(whole)).sum(1), total[going]
+        total[going] = now
+        going[going] = ~(now - last < tolerance * n)
+        if not going.any():
             break
-        last = total
     return shares, total
 
 

@@ -1,8 +1,8 @@
-"""A mask step on a CPU in one pass over memory; `masks.PlainState` is the same in torch operations.
+"""Loops in machine code, and the one that is most of the work: a mask step on a CPU.
 
-Those take fifteen passes, in blocks that stay in the cache, and have to keep the masks' slope. The
-loop here is compiled to machine code when it is first called, by numba (`pip install
-'skymask[fast]'`), and kept beside this file or in the user's cache.
+`masks.PlainState` is the same in torch operations, which take fifteen passes over memory, in blocks
+that stay in the cache, and have to keep the masks' slope. Loops are compiled when they are first
+called, by numba (`pip install 'skymask[fast]'`), and kept beside their file or in the user's cache.
 """
 
 import math
@@ -81,7 +81,9 @@ class CompiledState:
             self.mean, self.total, self.spread,
         )  # fmt: skip
         arrays = [tensor.numpy() for tensor in tensors]
-        step = partial(_compiled(), *arrays, np.float32(self.tau), _COLUMNS)
+        compiled = machine_code(_advance, _moved)
+        assert compiled is not None
+        step = partial(compiled, *arrays, np.float32(self.tau), _COLUMNS)
         if self.threads is None:
             changed = step(*self.shares[0])
         else:
@@ -96,6 +98,28 @@ def _empty(n: int, d: int) -> Tensor:
 
 
 @cache
+def machine_code(
+    function: Callable[..., Any], *helpers: Callable[..., Any]
+) -> Callable[..., Any] | None:
+    """The same `function` of arrays and numbers in machine code, or None without numba.
+
+    It may call `helpers`, and is compiled when it is first called.
+    """
+    if _numba() is None:
+        return None
+    # `contract` lets it multiply and add in one instruction; no sum is put into another order.
+    options = {"error_model": "numpy", "fastmath": {"contract"}}
+    for helper in helpers:
+        import_module("numba.extending").register_jitable(**options)(helper)
+    compiled: Callable[..., Any]
+    try:
+        compiled = _numba().njit(nogil=True, cache=True, **options)(function)
+    except RuntimeError:  # there is no folder that it may write to
+        compiled = _numba().njit(nogil=True, **options)(function)
+    return compiled
+
+
+@cache
 def _numba() -> Any:
     """The module, or None where it is not to be had."""
     if find_spec("numba") is None:
@@ -103,21 +127,8 @@ def _numba() -> Any:
     try:
         return import_module("numba")
     except ImportError as error:  # it takes some versions of numpy alone
-        warnings.warn(f"masks are trained without numba: {error}", stacklevel=2)
+        warnings.warn(f"SkyMask computes without numba: {error}", stacklevel=2)
         return None
-
-
-@cache
-def _compiled() -> Callable[..., int]:
-    # `contract` lets it multiply and add in one instruction; no sum is put into another order.
-    options = {"error_model": "numpy", "fastmath": {"contract"}}
-    import_module("numba.extending").register_jitable(**options)(_moved)
-    step: Callable[..., int]
-    try:
-        step = _numba().njit(nogil=True, cache=True, **options)(_advance)
-    except RuntimeError:  # there is no folder that it may write to
-        step = _numba().njit(nogil=True, **options)(_advance)
-    return step
 
 
 def _advance(
