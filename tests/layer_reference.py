@@ -59,3 +59,13 @@ def normalise_back(slopes, images, weight, mean, variance, epsilon):
     with torch.enable_grad():
         given = [each.detach().requires_grad_() for each in (images, weight, weight * 0)]
         return torch.autograd.grad(_normalised(*given, epsilon)[0], given, slopes)
+
+
+def normalise_along(steps, by_weight, by_bias, images, weight, mean, variance, epsilon):
+    scale = 1 / (variance + epsilon).sqrt()
+    every = (slice(None), slice(None), None, None, None)
+    apart = (images - mean[every]) * scale[every]
+    level = steps.mean((2, 3, 4), keepdim=True)
+    tilt = (steps * apart).mean((2, 3, 4), keepdim=True)
+    moved = (steps - level - apart * tilt) * (weight * scale)[every]
+    return moved + by_weight[every] * apart + by_bias[every]

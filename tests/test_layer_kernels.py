@@ -1,5 +1,7 @@
 """The kernels of layers against their reference; without a GPU there is nothing to compare."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from skymask.clients import plan
 from skymask.flat import flat_model
 from skymask.local_sgd import LocalSGD, Schedule
 from skymask.models import ResNet20, cnn
+from skymask.root_loss import root_loss
 from skymask.types import ClientData
 from tests import layer_reference as reference
 
@@ -87,6 +90,28 @@ def test_batch_norm_and_its_gradients(shape, level):
     exact = (each.double() for each in (slopes, images, weight, *expected[1:]))
     for one, other in zip(back, reference.normalise_back(*exact, 1e-5), strict=True):
         assert far(one, other) < 3 * close
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 1, 3), (4, 5, 6, 7), (16, 64, 32, 32)])
+@pytest.mark.parametrize("models", [1, 3])
+def test_batch_norms_derivative_forwards(shape, models):
+    images, weight = drawn(models, *shape) + 2, drawn(models, shape[0]) + 1
+    statistics = kernels.normalise(images, weight, weight, 1e-5)[1:]
+    steps, (by_weight, by_bias) = drawn(3, *shape, seed=2), drawn(2, 3, shape[0], seed=3)
+    given = (steps, by_weight, by_bias, images, weight, *statistics)
+    found = kernels.normalise_along(*given, 1e-5)
+    assert far(found, reference.normalise_along(*(each.double() for each in given), 1e-5)) < 1e-5
+
+
+@pytest.mark.parametrize(("make", "shape"), [(cnn, (1, 28, 28)), (ResNet20, (3, 32, 32))])
+def test_derivatives_forwards_are_torchs(make, shape, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    model, data = flat_model(make()).to(torch.device("cuda")), clients(*shape)
+    params, buffers = model.initial()
+    loss, steps = root_loss(model, F.cross_entropy, buffers), drawn(5, model.size)
+    found = loss.derivatives(params, steps, data.inputs[:40], 3)
+    plain = replace(loss, differentiated=loss.module)
+    assert far(found, plain.derivatives(params, steps, data.inputs[:40], 1)) < 1e-3
 
 
 def clients(*shape):

@@ -1,5 +1,7 @@
 """Derivatives along many steps, layer by layer, against differentiating forwards."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,9 +89,22 @@ def test_equals_differentiating_forwards(make, count, entries, monkeypatch):
     monkeypatch.setattr(layerwise, "_ENTRIES", entries)
     loss, params, steps, images = prepared(make, count)
     assert loss.goes_by_layers(params, images, 20)
-    before = loss.outputs(params, images)
-    found = loss.changes(params, steps, images, before, by_layers=True)
+    found = loss.slopes(params, steps, images)
     torch.testing.assert_close(found, loss.derivatives(params, steps, images, 4))
+
+
+@pytest.mark.parametrize("make", [cnn, Tokens, Frozen])
+@pytest.mark.parametrize("width", [1, 7, 24, 1000])
+def test_columns_add_up(make, width, monkeypatch):
+    loss, params, steps, images = prepared(make, 2)
+    last = len(params)
+    # Within rows and beyond them, at both ends of the parameters, and all that is between.
+    bounds = [0, width, 2 * width + 3, last - width - 2, last - 1, last]
+    bounds = sorted({min(max(0, at), last) for at in bounds})
+    parts = [
+        loss.slopes(params, steps[:, slice(*at)], images, slice(*at)) for at in pairwise(bounds)
+    ]
+    torch.testing.assert_close(sum(parts), loss.slopes(params, steps, images))
 
 
 @pytest.mark.parametrize("make", [Twice, Never, Elsewhere, Together, Apart])
@@ -102,6 +117,13 @@ def test_where_it_would_be_wrong_it_is_not_used(make):
 def test_nor_where_it_is_slower_or_samples_see_each_other(make):
     loss, params, _, images = prepared(make)
     assert not loss.goes_by_layers(params, images, 20)
+
+
+def test_a_large_model_goes_by_layers_without_convolutions_too():
+    loss, params, steps, images = prepared(lambda: mlp(28 * 28, 4, 100))
+    assert loss.goes_by_layers(params, images, 20)
+    found = loss.slopes(params, steps, images)
+    torch.testing.assert_close(found, loss.derivatives(params, steps, images, 4))
 
 
 def test_nor_with_few_steps():

@@ -25,7 +25,8 @@ from tests import layer_reference
 @pytest.fixture
 def kernels(monkeypatch):
     """The reference in the kernels' place; tells how often each was called."""
-    calls = dict.fromkeys(("unfold", "fold", "pool", "unpool", "normalise", "normalise_back"), 0)
+    names = ("unfold", "fold", "pool", "unpool", "normalise", "normalise_back", "normalise_along")
+    calls = dict.fromkeys(names, 0)
 
     def counted(name):
         def call(*given, **named):
@@ -119,10 +120,27 @@ def test_the_gradient_of_the_root_loss_uses_them(kernels):
     loss = root_loss(model, F.cross_entropy, buffers)
     slope = loss.gradient(params, batch)
     assert kernels["normalise_back"] == 2
+    assert kernels["normalise_along"] == 0
     leaf = params.clone().requires_grad_()
     (usual,) = torch.autograd.grad(loss(leaf, batch), leaf)
     assert far(slope, usual) < 1e-5
     assert torch.equal(loss.buffers, buffers)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_derivatives_forwards_use_them(name, kernels, monkeypatch):
+    monkeypatch.setattr(vectorised.kernels, "takes", lambda *tensors: True)
+    model = flat_model(NETS[name]().double())
+    params, buffers = model.initial()
+    loss = root_loss(model, F.cross_entropy, buffers)
+    for part in (*loss.differentiated.modules(), *loss.module.modules()):
+        part._forward_pre_hooks.clear()  # of a CPU, on which this way is never taken
+    images = clients(2, 8, 7).inputs[:10].double()
+    steps = torch.randn(5, model.size, generator=torch.Generator().manual_seed(1)).double()
+    found = loss.derivatives(params, steps, images, 2)
+    assert sum(kernels.values()) > 0
+    plain = replace(loss, differentiated=loss.module)
+    torch.testing.assert_close(found, plain.derivatives(params, steps, images, 1))
 
 
 def test_of_equal_pixels_the_first_has_the_slope(kernels):
@@ -188,6 +206,9 @@ def test_the_users_choice_of_tf32_is_kept(kernels, monkeypatch):
     assert torch.backends.cuda.matmul.allow_tf32 is False  # torch's default
 
     class Left:
+        def __len__(self):
+            return 1
+
         def __matmul__(self, right):
             during.append(torch.backends.cuda.matmul.allow_tf32)
             raise ValueError("as it may happen")

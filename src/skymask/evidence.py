@@ -93,9 +93,10 @@ def root_evidence(
         return None
 
     def make() -> Function:
-        classes, at_once = root.labels.unique(), loss.fitting(params, root.inputs)
-        few = 1 if shard.ranks > 1 else max(1, _ENTRIES // len(params))  # beside all updates
-        by_layers = loss.goes_by_layers(params, root.inputs, min(few, len(updates)))
+        classes = root.labels.unique()
+        by_layers = loss.goes_by_layers(params, root.inputs, len(updates))
+        at_once = 1 if by_layers else loss.fitting(params, root.inputs)
+        few = max(1, _ENTRIES // len(params))  # beside all updates
         largest = int(classes.max())
 
         def numbers(
@@ -108,17 +109,26 @@ def root_evidence(
             if not 2 <= len(classes) <= before.shape[1] > largest:
                 return ()
 
+            def factors(rows: Tensor, shard: Shard = ALL) -> Tensor:
+                found = _STEP * length / lengths(rows, shard)
+                return torch.where(found.isfinite(), found, 0.0)  # of nothing nothing is said
+
             def change(*parts: Tensor) -> Tensor:
                 steps = params.new_empty(sum(map(len, parts)), len(params))
                 for part, into in zip(parts, steps.split([*map(len, parts)]), strict=True):
-                    norms = lengths(part)[:, None]
-                    torch.mul(torch.where(norms > 0, _STEP * length / norms, 0.0), part, out=into)
-                return at.changes(params, steps, root.inputs, before, at_once, by_layers)
+                    torch.mul(factors(part)[:, None], part, out=into)
+                return at.changes(params, steps, root.inputs, before, at_once)
+
+            def slopes(rows: Tensor, shard: Shard = ALL) -> Tensor:
+                found = shard.sum(at.slopes(params, rows, root.inputs, shard.at))
+                return found * factors(rows, shard)[:, None, None]
 
             servers = [row[None] for row in own]
-            if shard.ranks > 1:
+            if by_layers:
+                found = [slopes(updates, shard), *map(slopes, servers)]
+            elif shard.ranks > 1:
                 found = [shard.each_row(updates, lambda row: change(row[None])[0])]
-                found += [change(row) for row in servers]
+                found += map(change, servers)
             else:
                 *rest, last = updates.split(few)
                 found = [*map(change, rest), change(last, *servers)]
@@ -128,10 +138,8 @@ def root_evidence(
 
     length = torch.as_tensor(length, dtype=params.dtype, device=params.device)
     inputs = updates, params, loss.buffers, length, *(() if server is None else (server,))
-    if shard.ranks > 1:
-        found = make()(*inputs)
-    else:
-        found = loss.repeat("evidence", root.identity, make, *inputs)
+    alone = shard.ranks == 1
+    found = loss.repeat("evidence", root.identity, make, *inputs, record=alone)
     return Evidence(*found[0].cpu()) if found else None
 
 

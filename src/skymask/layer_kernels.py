@@ -18,7 +18,9 @@ except ModuleNotFoundError:  # torch on a CPU
     triton, constexpr = None, None
 
 _ELEMENTS = 1024
-"""Elements of a program, or what it has in flight where it sums over more."""
+"""Elements of a program, or what it has in flight where it goes through more."""
+_PART = 4 * _ELEMENTS
+"""Elements of a channel that one program sums up: a single model's few channels keep a GPU busy."""
 
 
 def takes(*tensors: Tensor) -> bool:
@@ -106,10 +108,14 @@ def normalise(
     """
     n, channels = images.shape[:2]
     normal, (mean, variance) = torch.empty_like(images), images.new_empty(2, n, channels)
+    grid, some = _parts(images)
+    sums = images.new_empty(2, *grid)
     with torch.cuda.device(images.device):
-        _normalise[(n * channels,)](
-            images, weight, bias, normal, mean, variance, images[0, 0].numel(), epsilon, _ELEMENTS
-        )
+        _moments[grid](images, sums, images[0, 0].numel(), grid[0] * grid[1], _PART, _ELEMENTS)
+        _normalise[grid](
+            images, weight, bias, sums, normal, mean, variance, images[0, 0].numel(), epsilon,
+            grid[1], grid[0] * grid[1], some, _PART, _ELEMENTS,
+        )  # fmt: skip
     return normal, mean, variance
 
 
@@ -117,14 +123,54 @@ def normalise_back(
     slopes: Tensor, images: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients with respect to `images`, weight and bias of `normalise`."""
-    n, channels = images.shape[:2]
-    found, (by_weight, by_bias) = torch.empty_like(images), images.new_empty(2, n, channels)
-    with torch.cuda.device(images.device):
-        _normalise_back[(n * channels,)](
-            slopes, images, weight, mean, variance, found, by_weight, by_bias,
-            images[0, 0].numel(), epsilon, _ELEMENTS,
-        )  # fmt: skip
+    by_weight, by_bias = slopes.new_empty(2, *slopes.shape[:2])
+    found = _through(slopes, images, weight, mean, variance, by_weight, by_bias, epsilon, 1)
     return found, by_weight, by_bias
+
+
+def normalise_along(
+    steps: Tensor,
+    by_weight: Tensor,
+    by_bias: Tensor,
+    images: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """What n `steps` (n, C, B, H, W) of the images change in `normalise`'s, as derivatives.
+
+    With them come steps (n, C) of the weight and the bias; `images` (1, C, B, H, W), `weight`,
+    `mean` and `variance` (1, C) are those of one model. As a function of images alone batch norm's
+    derivative is symmetric: forwards it is what it is backwards.
+    """
+    return _through(steps, images, weight, mean, variance, by_weight, by_bias, epsilon, 0)
+
+
+def _through(
+    slopes: Tensor, images: Tensor, weight: Tensor, mean: Tensor, variance: Tensor,
+    by_weight: Tensor, by_bias: Tensor, epsilon: float, back: int,
+) -> Tensor:  # fmt: skip
+    found = torch.empty_like(slopes)
+    grid, some = _parts(slopes)
+    sums = slopes.new_empty(2, *grid)
+    size, own = slopes[0, 0].numel(), mean.numel()
+    with torch.cuda.device(slopes.device):
+        _slope_sums[grid](
+            slopes, images, mean, sums, size, own, grid[0] * grid[1], _PART, _ELEMENTS
+        )
+        _normalise_through[grid](
+            slopes, images, weight, mean, variance, sums, found, by_weight, by_bias, size, own,
+            epsilon, grid[1], grid[0] * grid[1], back, some, _PART, _ELEMENTS,
+        )  # fmt: skip
+    return found
+
+
+def _parts(images: Tensor) -> tuple[tuple[int, int], int]:
+    """The programs for all channels (n, C) and parts of each, and a power of two above these."""
+    n, channels = images.shape[:2]
+    parts = triton.cdiv(images[0, 0].numel(), _PART)
+    return (n * channels, parts), triton.next_power_of_2(parts)
 
 
 def _kernel(function: Any) -> Any:
@@ -230,60 +276,107 @@ def _unpool(
 
 
 @_kernel
-def _normalise(images, weight, bias, normal, means, variances, size, epsilon, elements: constexpr):
-    """One channel of one client's images."""
-    channel = tl.program_id(0)
+def _moments(images, sums, size, programs, part: constexpr, elements: constexpr):
+    """Sums of a part of one channel and of its squares, around one of the channel's values.
+
+    Around 0 the variance would cancel where the mean is far off.
+    """
+    channel, place = tl.program_id(0), tl.program_id(1)
     images += channel.to(tl.int64) * size
-    normal += channel.to(tl.int64) * size
-    # Sums around one of the values: around 0 the variance would cancel where the mean is far off.
     pivot = tl.load(images)
     total = tl.zeros((elements,), tl.float32)
     squares = tl.zeros((elements,), tl.float32)
-    for start in range(0, size, elements):
-        at = start + tl.arange(0, elements)
+    for start in range(0, part, elements):
+        at = place * part + start + tl.arange(0, elements)
         value = tl.load(images + at, at < size, 0.0) - pivot
         value = tl.where(at < size, value, 0.0)
         total += value
         squares += value * value
-    shift = tl.sum(total, 0) / size
-    variance = tl.maximum(tl.sum(squares, 0) / size - shift * shift, 0.0)
-    mean = pivot + shift
-    tl.store(means + channel, mean)
-    tl.store(variances + channel, variance)
+    program = channel * tl.num_programs(1) + place
+    tl.store(sums + program, tl.sum(total, 0))
+    tl.store(sums + programs + program, tl.sum(squares, 0))
+
+
+@_kernel
+def _normalise(
+    images, weight, bias, sums, normal, means, variances, size, epsilon, parts, programs,
+    some: constexpr, part: constexpr, elements: constexpr,
+):  # fmt: skip
+    """A part of one channel of one client's images, with the sums of all its parts."""
+    channel, place = tl.program_id(0), tl.program_id(1)
+    images += channel.to(tl.int64) * size
+    normal += channel.to(tl.int64) * size
+    every = tl.arange(0, some)
+    sums += channel * parts + every
+    shift = tl.sum(tl.load(sums, every < parts, 0.0), 0) / size
+    squares = tl.sum(tl.load(sums + programs, every < parts, 0.0), 0) / size
+    variance = tl.maximum(squares - shift * shift, 0.0)
+    mean = tl.load(images) + shift
+    if place == 0:
+        tl.store(means + channel, mean)
+        tl.store(variances + channel, variance)
     factor = tl.load(weight + channel) / tl.sqrt(variance + epsilon)
     addend = tl.load(bias + channel)
-    for start in range(0, size, elements):
-        at = start + tl.arange(0, elements)
+    for start in range(0, part, elements):
+        at = place * part + start + tl.arange(0, elements)
         value = tl.load(images + at, at < size, 0.0)
         tl.store(normal + at, (value - mean) * factor + addend, at < size)
 
 
 @_kernel
-def _normalise_back(
-    slopes, images, weight, means, variances, found, by_weight, by_bias, size, epsilon,
-    elements: constexpr,
-):  # fmt: skip
-    """One channel of one client's images."""
-    channel = tl.program_id(0)
-    images += channel.to(tl.int64) * size
+def _slope_sums(
+    slopes, images, means, sums, size, own, programs, part: constexpr, elements: constexpr
+):
+    """Sums of a part of one channel's slopes, and of them times the images less their mean.
+
+    All clients have the first `own` channels of images, if there are no more.
+    """
+    channel, place = tl.program_id(0), tl.program_id(1)
     slopes += channel.to(tl.int64) * size
-    found += channel.to(tl.int64) * size
-    mean = tl.load(means + channel)
-    scale = 1 / tl.sqrt(tl.load(variances + channel) + epsilon)
+    images += (channel % own).to(tl.int64) * size
+    mean = tl.load(means + channel % own)
     total = tl.zeros((elements,), tl.float32)
     along = tl.zeros((elements,), tl.float32)
-    for start in range(0, size, elements):
-        at = start + tl.arange(0, elements)
+    for start in range(0, part, elements):
+        at = place * part + start + tl.arange(0, elements)
         slope = tl.load(slopes + at, at < size, 0.0)
         total += slope
         along += slope * (tl.load(images + at, at < size, 0.0) - mean)
-    sum_of_slopes, sum_along = tl.sum(total, 0), tl.sum(along, 0) * scale
-    tl.store(by_bias + channel, sum_of_slopes)
-    tl.store(by_weight + channel, sum_along)
-    factor = tl.load(weight + channel) * scale
-    level, tilt = sum_of_slopes / size, sum_along / size * scale
-    for start in range(0, size, elements):
-        at = start + tl.arange(0, elements)
+    program = channel * tl.num_programs(1) + place
+    tl.store(sums + program, tl.sum(total, 0))
+    tl.store(sums + programs + program, tl.sum(along, 0))
+
+
+@_kernel
+def _normalise_through(
+    slopes, images, weight, means, variances, sums, found, by_weight, by_bias, size, own, epsilon,
+    parts, programs, back: constexpr, some: constexpr, part: constexpr, elements: constexpr,
+):  # fmt: skip
+    """A part of one channel of one client's slopes, with the sums of all its parts.
+
+    Backwards the slopes along weight and bias are written; forwards their steps are read.
+    """
+    channel, place = tl.program_id(0), tl.program_id(1)
+    slopes += channel.to(tl.int64) * size
+    images += (channel % own).to(tl.int64) * size
+    found += channel.to(tl.int64) * size
+    mean = tl.load(means + channel % own)
+    scale = 1 / tl.sqrt(tl.load(variances + channel % own) + epsilon)
+    every = tl.arange(0, some)
+    sums += channel * parts + every
+    total = tl.sum(tl.load(sums, every < parts, 0.0), 0)
+    along = tl.sum(tl.load(sums + programs, every < parts, 0.0), 0) * scale
+    factor = tl.load(weight + channel % own) * scale
+    level, tilt = -factor * total / size, -factor * along / size * scale
+    if back == 1:
+        if place == 0:
+            tl.store(by_bias + channel, total)
+            tl.store(by_weight + channel, along)
+    else:
+        level += tl.load(by_bias + channel)
+        tilt += tl.load(by_weight + channel) * scale
+    for start in range(0, part, elements):
+        at = place * part + start + tl.arange(0, elements)
         slope = tl.load(slopes + at, at < size, 0.0)
         value = tl.load(images + at, at < size, 0.0)
-        tl.store(found + at, factor * (slope - level - (value - mean) * tilt), at < size)
+        tl.store(found + at, factor * slope + (value - mean) * tilt + level, at < size)

@@ -6,8 +6,9 @@ the derivative along the step, exactly. Slopes and what layers see are the same 
 that a hundred steps take two matrix products a layer and not a hundred passes forwards.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +39,15 @@ def changes(
     trained: Mapping[str, slice],
     steps: Tensor,
     inputs: Tensor,
+    columns: slice = slice(None),
 ) -> Tensor:
     """The derivative of the outputs (N, C) along each of `steps` (k, d): (k, N, C).
 
     `tensors` are the module's parameters and buffers by name, and `trained` says where in a step
-    each parameter is. Raises `RuntimeError` where a layer is used twice or never, or the outputs
-    are of another shape. Samples must not see each other, and every parameter must be used by its
-    layer alone: whoever calls this has compared it once with another way.
+    each parameter is. `steps` may have some `columns` of all d alone: what is found of others is to
+    be added. Raises `RuntimeError` where a layer is used twice or never, or the outputs are of
+    another shape. Samples must not see each other, and every parameter must be used by its layer
+    alone: whoever calls this has compared it once with another way.
     """
     seen: dict[str, Tensor] = {}
     put_out: dict[str, Tensor] = {}
@@ -72,80 +75,98 @@ def changes(
     if outputs.dim() != 2 or len(seen) < len(layers):
         raise RuntimeError("outputs are not one score for each class, or a layer is never used")
 
-    def own(name: str) -> Tensor | None:
-        return steps[:, trained[name]] if name in trained else None
-
-    parts = []
+    parts: dict[str, list[_Part]] = {name: [] for name in seen}
     for name, images in seen.items():
-        weights, biases = (own(f"{name}.{which}".lstrip(".")) for which in ("weight", "bias"))
-        parts.append(_Part.of(layers[name], images, weights, biases, len(scores)))
+        layer = layers[name]
+        for which in ("weight", "bias"):
+            at = trained.get(f"{name}.{which}".lstrip("."))
+            if at is not None:
+                patches = _patches(layer, images) if which == "weight" else None
+                width = 1 if patches is None else patches.shape[2]
+                for row, rows in _rows(steps, at, columns, width):
+                    parts[name].append(_Part.of(layer, row, rows, patches, len(scores)))
     found = []
     for score in scores:
         slopes = torch.autograd.grad(score, list(put_out.values()), retain_graph=True)
         along = steps.new_zeros(len(outputs), len(steps))
-        for part, slope in zip(parts, slopes, strict=True):
-            part.add(along, slope)
+        for name, slope in zip(put_out, slopes, strict=True):
+            for part in parts[name]:
+                part.add(along, slope)
         found.append(along)
     return torch.stack(found).permute(2, 1, 0)
 
 
+def _rows(steps: Tensor, at: slice, columns: slice, width: int) -> Iterator[tuple[int, Tensor]]:
+    """What `steps` (k, ...) have of the parameter `at`: rows (k, R, width), and which is the first.
+
+    `steps` are the `columns` of all parameters. Where these begin or end within a row, it is filled
+    with zeros and comes by itself, so that nothing large is copied.
+    """
+    origin = columns.start or 0
+    start = max(at.start, origin) - at.start
+    stop = min(at.stop, origin + steps.shape[1]) - at.start
+    whole = min(max(-(-start // width) * width, start), stop), max(stop // width * width, start)
+    for begin, end in pairwise(sorted({start, *whole, stop}) if start < stop else []):
+        part = steps[:, at.start - origin + begin : at.start - origin + end]
+        before, after = begin % width, -end % width
+        if before or after:
+            part = F.pad(part, (before, after))
+        yield begin // width, part.unflatten(1, (-1, width))
+
+
+def _patches(layer: nn.Module, images: Tensor) -> Tensor:
+    """What `layer` sees for each pixel of its output, (N, P, W)."""
+    if isinstance(layer, nn.Conv2d):
+        assert not isinstance(layer.padding, str)
+        seen = F.unfold(images, layer.kernel_size, padding=layer.padding, stride=layer.stride)
+        return seen.transpose(1, 2)
+    return images.flatten(1, -2) if images.dim() > 2 else images[:, None]
+
+
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One layer's part in the changes, for one score after another."""
+    """Some outputs' part in the changes, for one score after another."""
 
     conv: bool
-    patches: Tensor
-    """What the layer sees for each pixel of its output, (N, P, W)."""
-    weights: Tensor | None
-    """The steps of its weight, (k, O, W)."""
-    biases: Tensor | None
-    """The steps of its bias, (k, O)."""
+    outs: slice
+    """Which outputs of the layer."""
+    steps: Tensor
+    """Of these outputs' weights, (k, O, W), or biases, (k, O, 1)."""
+    patches: Tensor | None
+    """What the layer sees for each pixel of its output, (N, P, W); None for biases."""
     moved: Tensor | None
     """How the steps change what it puts out, (N, O * P, k), where that is worth computing."""
 
     @classmethod
     def of(
-        cls,
-        layer: nn.Module,
-        images: Tensor,
-        weights: Tensor | None,
-        biases: Tensor | None,
-        scores: int,
+        cls, layer: nn.Module, row: int, steps: Tensor, patches: Tensor | None, scores: int
     ) -> "_Part":
-        """Of a `layer` that sees `images`, for so many scores."""
-        conv = isinstance(layer, nn.Conv2d)
-        if isinstance(layer, nn.Conv2d):
-            assert not isinstance(layer.padding, str)
-            patches = F.unfold(
-                images, layer.kernel_size, padding=layer.padding, stride=layer.stride
-            ).transpose(1, 2)
-        else:
-            patches = images.flatten(1, -2) if images.dim() > 2 else images[:, None]
-        samples, pixels, width = patches.shape
-        if weights is None:
-            return cls(conv, patches, None, biases, None)
-        count = len(weights)
-        weights = weights.view(count, -1, width)
-        outs, moved = weights.shape[1], None
-        slopes_first = scores * outs * width * (pixels + count)
-        steps_first = pixels * outs * count * (width + scores)
-        if steps_first < slopes_first and samples * pixels * outs * count < _ENTRIES:
-            moved = patches.flatten(0, 1) @ weights.transpose(1, 2)
-            moved = moved.view(count, samples, pixels, outs).permute(1, 3, 2, 0).flatten(1, 2)
-        return cls(conv, patches, weights, biases, moved)
+        """Of the outputs of `layer` from `row` on, for so many scores."""
+        conv, (count, outs, width) = isinstance(layer, nn.Conv2d), steps.shape
+        moved, at = None, slice(row, row + outs)
+        if patches is not None:
+            samples, pixels, _ = patches.shape
+            slopes_first = scores * outs * width * (pixels + count)
+            steps_first = pixels * outs * count * (width + scores)
+            room = max(_ENTRIES, steps.numel() // 4)
+            if steps_first < slopes_first and samples * pixels * outs * count < room:
+                moved = patches.flatten(0, 1) @ steps.transpose(1, 2)
+                moved = moved.view(count, samples, pixels, outs).permute(1, 3, 2, 0).flatten(1, 2)
+        return cls(conv, at, steps, patches, moved)
 
     def add(self, along: Tensor, slope: Tensor) -> None:
-        """Add the layer's part to `along` (N, k); `slope` (N, ...) is the score's along it."""
+        """Add this part to `along` (N, k); `slope` (N, ...) is the score's along the output."""
         if self.conv:
             by_pixel = slope.flatten(2)  # (N, O, P)
         else:
             by_pixel = slope.flatten(1, -2).transpose(1, 2) if slope.dim() > 2 else slope[..., None]
-        if self.biases is not None:
-            along += by_pixel.sum(2) @ self.biases.T
-        if self.moved is not None:
+        by_pixel = by_pixel[:, self.outs]
+        if self.patches is None:
+            along += by_pixel.sum(2) @ self.steps[..., 0].T
+        elif self.moved is not None:
             along += (by_pixel.flatten(1)[:, None] @ self.moved)[:, 0]
-        elif self.weights is not None:
-            steps, most = self.weights.flatten(1).T, max(1, _ENTRIES // self.weights[0].numel())
+        else:
+            steps, most = self.steps.flatten(1).T, max(1, _ENTRIES // self.steps[0].numel())
             for start in range(0, len(along), most):
                 at = slice(start, start + most)
                 along[at] += (by_pixel[at] @ self.patches[at]).flatten(1) @ steps

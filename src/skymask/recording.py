@@ -34,12 +34,12 @@ class Repeated:
     graph: "Recorded | None" = None
 
     def __call__(
-        self, same: Hashable, make: Callable[[], Function], *inputs: Tensor
+        self, same: Hashable, make: Callable[[], Function], *inputs: Tensor, record: bool = True
     ) -> tuple[Tensor, ...]:
         """The function of `inputs` that `make` gives.
 
         It is the same function as long as `same` and the shapes of `inputs` are; `make` is called
-        for another one alone.
+        for another one alone. What talks to other processes is not to `record`.
         """
         latest = (same, *(tensor.shape for tensor in inputs), inputs[0].device)
         if self.latest != latest:
@@ -49,7 +49,7 @@ class Repeated:
             return self.graph(*inputs)
         assert self.function is not None
         small = sum(tensor.numel() for tensor in inputs) <= _ENTRIES
-        if self.calls == 2 and small and inputs[0].device.type == "cuda":
+        if record and self.calls == 2 and small and inputs[0].device.type == "cuda":
             self.graph = recorded(self.function, *inputs)
             if self.graph is not None:
                 return self.graph(*inputs)

@@ -22,6 +22,8 @@ _STEPS_AT_ONCE = 128
 _CPU_ROOM = 1 << 30
 """Bytes that they may take on a CPU, four times over."""
 
+_MANY = 1 << 16
+"""Parameters of a model without convolutions that is differentiated layer by layer."""
 _SAME = {"cpu": 1e-4, "cuda": 1e-2}
 """Largest distance of two derivatives that are the same, in their length: TF32 has three digits."""
 
@@ -67,48 +69,57 @@ class RootLoss:
         inputs: Tensor,
         before: Tensor,
         at_once: int = 1,
-        by_layers: bool = False,
     ) -> Tensor:
         """What small `steps` (k, d) away from `params` (d,) change in the outputs: (k, N, ...).
 
-        `before` are the outputs (N, ...) at `params`. It is the derivative along each step.
-        `by_layers`, if `goes_by_layers` says so, takes a few operations for all of them. Otherwise
-        it is computed forwards, `at_once` steps at once, which takes convolutions with the same
+        `before` are the outputs (N, ...) at `params`. It is the derivative along each step,
+        computed forwards, `at_once` steps at once, which takes convolutions with the same
         kernels for all of them. A CPU is several times as fast with the difference of outputs,
-        model by model; so are modules computed that torch cannot differentiate forwards. All are
+        model by model; so are modules computed that torch cannot differentiate forwards. Both are
         the same for steps so short that the outputs are linear.
         """
-        if by_layers:
-            return self._by_layers(params, steps, inputs)
         if not self._by_differences(params.device):
             with contextlib.suppress(RuntimeError, NotImplementedError):
                 return self.derivatives(params, steps, inputs, at_once)
         after = [self.outputs(params + step, inputs) for step in steps]
         return torch.stack([each - before for each in after if isinstance(each, Tensor)])
 
-    def _by_layers(self, params: Tensor, steps: Tensor, inputs: Tensor) -> Tensor:
+    @torch.no_grad()
+    def slopes(
+        self,
+        params: Tensor,
+        steps: Tensor,
+        inputs: Tensor,
+        columns: slice = slice(None),
+    ) -> Tensor:
+        """The outputs' derivative at `params` (d,) along each of `steps` (k, d), layer by layer.
+
+        (k, N, C), in a few operations for all of them, if `goes_by_layers` says so. Of `steps` that
+        are some `columns` alone it is these columns' part in the sum.
+        """
         layers = layers_of(self.differentiated, self.model.layers)
         assert layers is not None
         tensors = self.model.tensors(params, self.buffers)
-        return changes(self.differentiated, layers, tensors, self.model.layers, steps, inputs)
+        given = (self.model.layers, steps, inputs, columns)
+        return changes(self.differentiated, layers, tensors, *given)
 
     @torch.no_grad()
     def goes_by_layers(self, params: Tensor, inputs: Tensor, count: int) -> bool:
-        """Whether `changes` along `count` steps is quicker by layers, and the same as forwards.
+        """Whether `slopes` along `count` steps is quicker than `changes`, and the same as forwards.
 
-        It is quicker with convolutions, and more steps than scores. It is the same where
-        convolutions and linear layers hold all parameters, each is used once, and samples do not
-        see each other, as they do in batch norm.
+        It is quicker with convolutions or many parameters, and more steps than scores. It is the
+        same where convolutions and linear layers hold all parameters, each is used once, and
+        samples do not see each other, as they do in batch norm.
         """
         layers = layers_of(self.differentiated, self.model.layers)
-        if layers is None or not convolves(self.module):
+        if layers is None or not (convolves(self.module) or self.model.size >= _MANY):
             return False
         outputs = self.outputs(params, inputs)
         if not isinstance(outputs, Tensor) or outputs.dim() != 2 or count < 2 * outputs.shape[1]:
             return False
         step = torch.randn(params.shape, generator=generator("by layers")).to(params)[None]
         try:
-            found = self._by_layers(params, step, inputs)
+            found = self.slopes(params, step, inputs)
             expected = self.derivatives(params, step, inputs, 1)
         except (RuntimeError, NotImplementedError):
             return False
@@ -127,8 +138,12 @@ class RootLoss:
         """
         _learn_forward_rules()
 
+        def outputs(at: Tensor) -> object:
+            named = self.model.tensors(at, self.buffers)
+            return functional_call(self.differentiated, named, (inputs,))
+
         def along(step: Tensor) -> Tensor:
-            change: Tensor = jvp(lambda at: self.outputs(at, inputs), (params,), (step,))[1]
+            change: Tensor = jvp(outputs, (params,), (step,))[1]
             return change
 
         return torch.cat([torch.vmap(along)(some) for some in steps.split(at_once)])
@@ -178,12 +193,17 @@ class RootLoss:
         return replace(self, buffers=buffers, repeated=None)
 
     def repeat(
-        self, name: Hashable, same: Hashable, make: Callable[[], Function], *inputs: Tensor
+        self,
+        name: Hashable,
+        same: Hashable,
+        make: Callable[[], Function],
+        *inputs: Tensor,
+        record: bool = True,
     ) -> tuple[Tensor, ...]:
         """As `recording.Repeated`, for the computation called `name`."""
         if self.repeated is None:
             return tuple(make()(*inputs))
-        return self.repeated.setdefault(name, Repeated())(same, make, *inputs)
+        return self.repeated.setdefault(name, Repeated())(same, make, *inputs, record=record)
 
 
 def root_loss(model: FlatModel, loss: SampleLoss, buffers: Tensor) -> RootLoss:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skymask import layer_kernels as kernels
@@ -108,7 +109,19 @@ class _Convolution(OfManyModels):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         images, weight, bias, ctx.stride, ctx.padding = inputs
         ctx.biased = bias is not None
-        ctx.save_for_backward(images, weight)
+        _keep(ctx, images, weight)
+
+    @staticmethod
+    def jvp(ctx: Any, *steps: Tensor | None) -> tuple[Tensor]:
+        images, weight = ctx.saved_tensors
+        by_images, by_weight, by_bias = steps[:3]
+        found: list[Tensor] = []
+        if by_images is not None:
+            found += _ConvolutionAlong.of(by_images, weight, ctx.stride, ctx.padding)
+        if by_weight is not None or by_bias is not None:
+            by_weight = torch.zeros_like(weight) if by_weight is None else by_weight
+            found += _Convolution.of(images, by_weight, by_bias, ctx.stride, ctx.padding)
+        return (found[0] if len(found) == 1 else found[0] + found[1],)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
@@ -120,6 +133,20 @@ class _Convolution(OfManyModels):
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             by_weight, by_bias = _ConvolutionWeight.of(slopes[0], images, *shape[1:])
         return by_images, by_weight, by_bias if ctx.biased else None, None, None
+
+
+class _ConvolutionAlong(OfManyModels):
+    """What steps of the images change in what a convolution makes of them."""
+
+    @staticmethod
+    def compute(
+        steps: Tensor, weight: Tensor, stride: int, padding: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        if len(weight) > 1:
+            return _Convolution.compute(steps, weight, None, stride, padding)
+        # One weight for all: to unfold the steps would take many times their memory.
+        shared, full = weight[0].contiguous()[:, :, None], ((1, stride, stride), (0, *padding))
+        return (F.conv3d(_dense(steps), shared, None, *full).transpose(1, 2),)
 
 
 class _ConvolutionImages(OfManyModels):
@@ -171,12 +198,29 @@ class _Pooling(OfManyModels):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.size, ctx.side = tuple(inputs[0].shape[2:]), inputs[1]
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
+        _keep(ctx, output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, *steps: Tensor) -> tuple[Tensor, None]:
+        return _PoolingAlong.of(steps[0], *ctx.saved_tensors, ctx.side)[0], None
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
         (place,) = ctx.saved_tensors
         return *_PoolingImages.of(slopes[0], place, ctx.side, ctx.size), None
+
+
+class _PoolingAlong(OfManyModels):
+    """What steps of the images change in the pooled ones."""
+
+    @staticmethod
+    def compute(steps: Tensor, place: Tensor, side: int) -> tuple[Tensor, ...]:
+        rows, columns = place.shape[-2:]
+        squares = steps[..., : rows * side, : columns * side]
+        squares = squares.unflatten(-1, (columns, side)).unflatten(-3, (rows, side))
+        squares = squares.transpose(-3, -2).flatten(-2)
+        chosen = for_each(len(steps), place)[..., None].long()
+        return (squares.gather(-1, chosen)[..., 0],)
 
 
 class _PoolingImages(OfManyModels):
@@ -213,10 +257,50 @@ class _NormalisationInputs(OfManyModels):
         return found.transpose(1, 2), by_weight, by_bias
 
 
+class _NormalisationAlong(OfManyModels):
+    """What steps of images, weight and bias change in the normal images."""
+
+    @staticmethod
+    def compute(
+        steps: Tensor, by_weight: Tensor, by_bias: Tensor, *of: Any
+    ) -> tuple[Tensor, ...]:  # images, weight, mean, variance and epsilon
+        *tensors, epsilon = of
+        n = max(map(len, (steps, by_weight, by_bias, *tensors)))
+        if any(len(each) > 1 for each in tensors):
+            tensors = [for_each(n, each) for each in tensors]
+        images, weight, mean, variance = tensors
+        found = kernels.normalise_along(
+            _dense(for_each(n, steps)),
+            for_each(n, by_weight).contiguous(),
+            for_each(n, by_bias).contiguous(),
+            _dense(images),
+            weight.contiguous(),
+            mean.contiguous(),
+            variance.contiguous(),
+            epsilon,
+        )
+        return (found.transpose(1, 2),)
+
+
 class _Normalisation(BatchNorm):
     """Batch norm of images, and the mean and variance of each channel."""
 
     by_inputs = _NormalisationInputs
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        images, weight, _, ctx.epsilon = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        _keep(ctx, images, weight, *output[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, *steps: Tensor | None) -> tuple[Tensor, None, None]:
+        images, weight = ctx.saved_tensors[:2]
+        given = (
+            torch.zeros_like(like) if step is None else step
+            for step, like in zip(steps[:3], (images, weight, weight), strict=True)
+        )
+        return _NormalisationAlong.of(*given, *ctx.saved_tensors, ctx.epsilon)[0], None, None
 
     @staticmethod
     def compute(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, ...]:
@@ -228,6 +312,13 @@ class _Normalisation(BatchNorm):
             epsilon,
         )
         return normal.transpose(1, 2), mean, variance
+
+
+def _keep(ctx: Any, *tensors: Tensor) -> None:
+    """For derivatives backwards and forwards, in which what does not change comes as None."""
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.set_materialize_grads(False)
 
 
 def _dense(images: Tensor) -> Tensor:
@@ -252,7 +343,12 @@ def _convolved_size(
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix products, in TF32 if the user lets torch's own convolutions use it (the default)."""
+    """Matrix products, in TF32 if the user lets torch's own convolutions use it (the default).
+
+    Of (n, a, b) and (n, b, c), or (1, b, c), which takes a single large product.
+    """
+    if len(right) == 1 < len(left):
+        return _product(left.flatten(0, 1)[None], right).view(*left.shape[:2], -1)
     usual, allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
