@@ -77,13 +77,13 @@ def test_small_blocks_are_small(monkeypatch):
 
 def test_small_compiled_blocks_are_small(monkeypatch):
     pytest.importorskip("numba", reason="needs the extra fast")
-    step, widths = compiled._compiled(), set()
+    step, widths = compiled.machine_code(compiled._advance, compiled._moved), set()
 
     def seen(*arguments):
         widths.add(arguments[9])
         return step(*arguments)
 
-    monkeypatch.setattr(compiled, "_compiled", lambda: seen)
+    monkeypatch.setattr(compiled, "machine_code", lambda *functions: seen)
     determinism.in_blocks(replace(EXPERIMENTS["digits, skymask, label-flip"], rounds=1))
     assert widths == {50}
 

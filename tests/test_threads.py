@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from skymask.threads import each_in_threads, rest_openmp
+from skymask.threads import each_in_threads, in_one_thread, rest_openmp
 
 
 @pytest.mark.parametrize("tools", [[0], [0, 1], [0, 1, 2]])
@@ -43,6 +43,15 @@ def test_an_error_comes_out_and_threads_are_as_before():
 
     with pytest.raises(ValueError, match="0"):
         each_in_threads(fail, range(4), ["a", "b"])
+    assert torch.get_num_threads() == before
+
+
+def test_small_work_is_done_by_one_thread():
+    before = torch.get_num_threads()
+    with in_one_thread():
+        assert torch.get_num_threads() == 1
+    with pytest.raises(ValueError, match="why"), in_one_thread():
+        raise ValueError("why")
     assert torch.get_num_threads() == before
 
 

@@ -21,8 +21,8 @@ _ON_A_GPU = 16
 """How many times as large a part is there, where launching the work is what takes time."""
 _COLUMNS = 1 << 16
 """The widest part of a Gram matrix: it is summed in the rows' own precision."""
-_FEW = 256
-"""Distances of so few rows are worked on by the CPU."""
+FEW = 256
+"""Matrices of so few rows are worked on by the CPU, and by a single thread."""
 _ROWS = 256
 """Rows of a Gram matrix that are multiplied at once."""
 
@@ -56,7 +56,7 @@ def squared_distances(rows: Tensor) -> Tensor:
     equal to that centre get its distances, bit for bit. A distance that overflows is infinite.
     """
     # A GPU takes longer to be told what to do with a small matrix than a CPU takes to do it.
-    work = torch.device("cpu") if len(rows) <= _FEW else rows.device
+    work = torch.device("cpu") if len(rows) <= FEW else rows.device
     distances, norms = _distances_around(rows.mean(0), rows, None, work)
     unsure = _cancelled(distances, norms)
     while unsure.any():

@@ -1,5 +1,6 @@
 """SkyMask as the paper prints it: two clusters of masks in every round."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -11,8 +12,9 @@ from skymask.clustering import Mixture, two_gaussians
 from skymask.components import check_settings, count, flag, number, setting
 from skymask.defences.masking import PAPER, MaskSummary, mask_summary
 from skymask.defences.screening import example_counts, screened
-from skymask.geometry import principal_coordinates, weighted_mean
+from skymask.geometry import FEW, principal_coordinates, weighted_mean
 from skymask.masks import MaskTraining
+from skymask.threads import in_one_thread
 from skymask.types import Decision, Round
 
 
@@ -62,8 +64,7 @@ class PaperSkyMask:
         Raises `InputError` where `round` lacks `params`, `loss`, `root` or `server_update`.
         """
         masks = mask_summary(_training(self), updates, round, root=True)
-        points = principal_coordinates(masks.products[0], min(self.dims, len(updates)))
-        mixture = two_gaussians(points.numpy())
+        points, mixture = _clustered(masks, min(self.dims, len(updates)))
         return _decide(updates, round, mixture, int(mixture.labels[-1]), masks, points)
 
 
@@ -96,14 +97,21 @@ class SkyMaskNR:
         Raises `InputError` where `round` lacks `params`, `loss` or `root`.
         """
         masks = mask_summary(_training(self), updates, round, root=False)
-        points = principal_coordinates(masks.products[0], min(self.dims, len(updates)))
-        mixture = two_gaussians(points.numpy())
+        points, mixture = _clustered(masks, min(self.dims, len(updates)))
         larger = int((mixture.labels == 1).sum() * 2 > len(updates))
         return _decide(updates, round, mixture, larger, masks, points)
 
 
 def _training(rule: PaperSkyMask | SkyMaskNR) -> MaskTraining:
     return MaskTraining(rule.gamma, rule.relative, rule.steps, rule.tolerance, rule.tau)
+
+
+def _clustered(masks: MaskSummary, dims: int) -> tuple[Tensor, Mixture]:
+    """The masks' principal coordinates, and the two clusters of them."""
+    products = masks.products[0]
+    with in_one_thread() if len(products) <= FEW else nullcontext():
+        points = principal_coordinates(products, dims)
+        return points, two_gaussians(points.numpy())
 
 
 def _decide(

@@ -1,6 +1,7 @@
 """SkyMask: who is thrown out, and why."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -18,9 +19,10 @@ from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
 from skymask.defences.statistics import shifts
 from skymask.evidence import root_evidence
-from skymask.geometry import centred, lengths, principal_coordinates
+from skymask.geometry import FEW, centred, lengths, principal_coordinates
 from skymask.masks import MaskTraining
 from skymask.root_loss import RootLoss
+from skymask.threads import in_one_thread
 from skymask.types import Decision, Round
 
 _SHORTEST = 2.3
@@ -122,28 +124,30 @@ class SkyMask:
         modules = _modules(round.layers, len(needed(round, "params", "SkyMask")))
         masks = mask_summary(training, updates, round, root=True, parts=modules)
 
-        samples = len(needed(round, "root", "SkyMask").labels)
         seen = _observed(updates, round)
-        known = Known.of(past, ids, seen, self.memory, samples)
-        layers = _relative(masks.products)
-        pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
-        grams = {"": pairs.values}
-        grams |= {f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)}
-
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
         reasons = copied(updates, server, round.shard)
-        harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
-        reasons |= harm
-        clustering = Clustering(self.dims, self.tight, self.apart, self.larger, self.memory)
-        clusters = clustering(known, grams, ids, _others(n, reasons), past.get("tight"))
-        reasons |= clusters.reasons
-        reasons |= too_long(known, _others(n, reasons), self.larger)
-        if "shift" in seen:
-            reasons |= shifted(known, seen["shift"][:n], _others(n, reasons), self.larger)
+
+        samples = len(needed(round, "root", "SkyMask").labels)
+        with in_one_thread() if n < FEW else nullcontext():
+            known = Known.of(past, ids, seen, self.memory, samples)
+            layers = _relative(masks.products)
+            pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
+            grams = {"": pairs.values}
+            grams |= {f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)}
+            harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
+            reasons |= harm
+            clustering = Clustering(self.dims, self.tight, self.apart, self.larger, self.memory)
+            clusters = clustering(known, grams, ids, _others(n, reasons), past.get("tight"))
+            reasons |= clusters.reasons
+            reasons |= too_long(known, _others(n, reasons), self.larger)
+            if "shift" in seen:
+                reasons |= shifted(known, seen["shift"][:n], _others(n, reasons), self.larger)
+            points = principal_coordinates(pairs.values, min(self.dims, n))
 
         averages, deviations = known.slow.values, known.deviations
         evidence = {
-            "points": principal_coordinates(pairs.values, min(self.dims, n)),
+            "points": points,
             "gain": clusters.gain,
             **{name: averages[name][:n] for name in averages if name != "square"},
             **masks.evidence(),
