@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import skymask as sm
+from skymask import geometry, kernels
 from skymask.clients import plan
 from skymask.defences.masking import mask_summary, trained_masks
 from skymask.evidence import root_evidence
@@ -26,7 +27,9 @@ def far(some, other):
 
 @pytest.mark.parametrize(("n", "d"), [(2, 1), (16, 128), (17, 129), (101, 5000), (333, 1000)])
 @pytest.mark.parametrize("with_server", [False, True])
-def test_the_fused_step_equals_the_plain_one(n, d, with_server):
+@pytest.mark.parametrize("large", [False, True])
+def test_the_fused_step_equals_the_plain_one(n, d, with_server, large, monkeypatch):
+    monkeypatch.setattr(kernels, "_LARGE", 0 if large else n * d + d)
     draw = torch.Generator("cuda").manual_seed(n)
     updates = torch.randn(n, d, device="cuda", generator=draw)
     own = torch.randn(d, device="cuda", generator=draw) if with_server else None
@@ -164,3 +167,10 @@ def test_recorded_evidence_is_that_of_a_cpu(make, shape, monkeypatch):
         for name, value in vars(expected).items():
             assert float((getattr(found, name) - value).abs().max()) < 0.02, name
     assert on_gpu.repeated["evidence"].graph is not None
+
+
+def test_ones_are_counted_in_parts(monkeypatch):
+    bits = torch.rand(7, 1000, device="cuda") > 0.4
+    monkeypatch.setattr(geometry, "_ENTRIES", 50)
+    for at in (slice(0, 1000), slice(3, 400), slice(5, 5)):
+        assert torch.equal(geometry.ones_in(bits, at), bits[:, at].sum(1))

@@ -150,7 +150,8 @@ class _Part:
             steps_first = pixels * outs * count * (width + scores)
             room = max(_ENTRIES, steps.numel() // 4)
             if steps_first < slopes_first and samples * pixels * outs * count < room:
-                moved = patches.flatten(0, 1) @ steps.transpose(1, 2)
+                shared = patches.flatten(0, 1).expand(count, -1, -1)
+                moved = torch.bmm(shared, steps.transpose(1, 2))  # a product might copy the steps
                 moved = moved.view(count, samples, pixels, outs).permute(1, 3, 2, 0).flatten(1, 2)
         return cls(conv, at, steps, patches, moved)
 
