@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from skymask.defences.judging import Known, copied, harmful, too_long
+from skymask.defences.judging import Known, copied, harmful, too_long, worth
 from skymask.randomness import generator
 from tests.defences.known import ERROR, SAMPLES, known
 
@@ -77,6 +77,16 @@ def test_descents_that_hardly_vary_are_not_trusted_more_than_the_root_allows():
     assert slow[0].item() == pytest.approx(-0.05 / error, rel=1e-3)
 
 
+def test_a_class_of_one_sample_says_as_much_as_one_of_many():
+    assert worth(torch.arange(10).repeat(10)) == pytest.approx(100)
+    few = worth(torch.tensor([0] * 95 + [1, 2, 3, 4, 5]))
+    assert few == pytest.approx(7.19, abs=0.01)
+    # What so few samples say of descents is not much.
+    found = known(descent=[-0.2], noise=0.02)
+    assert out(found) == {0}
+    assert out(dataclasses.replace(found, samples=few)) == set()
+
+
 def test_long_good_conduct_buys_no_more_than_a_few_rounds():
     assert out(known(late=2)) == set()
     assert out(known(late=5)) == {0}
@@ -117,6 +127,19 @@ def test_beside_a_majority_that_teaches_nothing_the_good_ones_decide():
     # Two cannot say how good ones vary.
     nothing = {"alignment": [0.0] * 18, "descent": [0.0] * 18}
     assert out(known(**nothing, clients=20, noise=0.02)) == set()
+
+
+def test_good_ones_that_noise_may_be_are_no_measure():
+    # Four of twenty above 1, and nobody is told from noise: their upper end says nothing.
+    values = [-1.9, *[-0.5, 0.0, 0.5] * 5, 1.2, 1.3, 1.3, 1.4]
+    descents = [-0.03, *[0.0] * 15, 0.3, 0.3, 0.3, 0.3]
+    noise = known([v * ERROR for v in values], descents, clients=20, noise=0.02)
+    assert out(noise) == set()
+    # Where they stand above it by three standard deviations it does.
+    above = [v * ERROR for v in (-0.5, *[3.2] * 19)]
+    assert out(known(above, [-0.05, *[0.3] * 19], clients=20, noise=0.02)) == {0}
+    above = [v * ERROR for v in (-0.5, *[2.8] * 19)]
+    assert out(known(above, [-0.05, *[0.3] * 19], clients=20, noise=0.02)) == set()
 
 
 def test_good_clients_may_vary():

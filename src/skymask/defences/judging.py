@@ -67,8 +67,8 @@ class Known:
     """Averages that forget three times as fast."""
     length: Tensor
     """Logarithm of this round's relative length, (n + 1,)."""
-    samples: int
-    """Of the root data set."""
+    samples: float
+    """Of the root data set, as many as an average over its classes is worth (`worth`)."""
 
     @classmethod
     def of(
@@ -77,11 +77,11 @@ class Known:
         ids: Tensor,
         seen: Mapping[str, Tensor],
         keep: float,
-        samples: int,
+        samples: float,
     ) -> "Known":
         """Take in what was `seen` (n + 1,) each of the clients `ids` (n,) and the root.
 
-        `past` is what `stored` gave; `samples` how many the root data set has.
+        `past` is what `stored` gave; `samples` how many the root data set has, in effect.
         """
         slow = ClientAverages.of(past.get("slow"), ids, seen, keep)
         lately = ClientAverages.of(past.get("lately"), ids, seen, keep**SOONER)
@@ -99,10 +99,9 @@ class Known:
         two, of all changes and of raised scores: who goes against the labels does so in both. Its
         standard deviation is its error, however many rounds there were, because what decides it
         stays from round to round: which samples the root has. That of a descent comes from how
-        descents vary over
-        rounds, in the median over the clients, which is at least that of a cosine of so many root
-        samples; and a quarter of the latter stays, however many rounds there were. After a single
-        round it is not known.
+        descents vary over rounds, in the median over the clients, which is at least that of a
+        cosine of so many root samples (`worth`); and a quarter of the latter stays, however many
+        rounds there were. After a single round it is not known.
         """
         if "alignment" not in self.slow.values:
             return {}
@@ -138,6 +137,17 @@ class Known:
         own = (values["square"] - values["descent"].square()) / (1 - noise)
         own = own[:-1][noise[:-1] < 1]
         return max(float(own.median()), 1 / self.samples) if len(own) else math.inf
+
+
+def worth(labels: Tensor) -> float:
+    """How many samples an average over the classes of `labels` (N,) is worth: K^2 / sum_c 1 / N_c.
+
+    The mean of K class means varies as that of so many samples does. All N where classes have as
+    many samples each; where one of six has 95 of 100 it is 7, since what the five single samples
+    say counts for as much as what the 95 do.
+    """
+    sizes = labels.unique(return_counts=True)[1].to(torch.float64)
+    return len(sizes) ** 2 / float(sizes.reciprocal().sum())
 
 
 def copied(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Reasons:
@@ -207,12 +217,19 @@ def _useless(alignment: Tensor, descent: Tensor) -> Tensor:
     While a model is new, flipped labels look like noise to the root data set: they neither go with
     its labels nor against them by much, and descents are too uncertain for a bound of their own.
     But the good ones, which go with the labels and lower the loss, are all alike in both.
+
+    That takes good ones that noise is an outlier beside: an alignment of 0 is below the limit that
+    they give. Once a model has learned the root's samples alignments are noise, of honest clients
+    too, and those above 1 are no more than the upper end of it, narrower and higher than the whole.
     """
     good = (alignment > 1) & (descent > 0)
+    nobody = torch.zeros_like(good)
     if int(good.sum()) < _FEW_GOOD:
-        return torch.zeros_like(good)
-    apart = alignment < _outlier(alignment[good], _SPREADS["alignment"])
-    return apart & (descent < _outlier(descent[good], _SPREADS["descent"]))
+        return nobody
+    limit = _outlier(alignment[good], _SPREADS["alignment"])
+    if limit <= 0:
+        return nobody
+    return (alignment < limit) & (descent < _outlier(descent[good], _SPREADS["descent"]))
 
 
 def _below(slow: Tensor, lately: Tensor, sure: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skymask.components import check_settings, count, number, setting
 from skymask.defences.clusters import Clustering
-from skymask.defences.judging import Known, Reasons, copied, harmful, shifted, too_long
+from skymask.defences.judging import Known, Reasons, copied, harmful, shifted, too_long, worth
 from skymask.defences.masking import PAPER, mask_summary
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
@@ -128,7 +128,7 @@ class SkyMask:
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
         reasons = copied(updates, server, round.shard)
 
-        samples = len(needed(round, "root", "SkyMask").labels)
+        samples = worth(needed(round, "root", "SkyMask").labels.cpu())
         with in_one_thread() if n < FEW else nullcontext():
             known = Known.of(past, ids, seen, self.memory, samples)
             layers = _relative(masks.products)
