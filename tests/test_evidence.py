@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skymask import Batch, LocalSGD, server_round
+from skymask import Batch, LocalSGD, root_loss, server_round
 from skymask.evidence import root_evidence
 from skymask.randomness import generator
 from skymask.types import Round
@@ -141,6 +141,17 @@ def test_who_lowers_what_it_has_no_data_of_is_aligned_in_what_it_raises():
     found = judged(torch.stack([(raises + lowers).flatten(), -lowers.flatten()]), round)
     assert found.alignment[0] < -2 * found.error[0]
     assert found.raised[0] > 2 * found.raised_error[0]
+
+
+def test_layer_by_layer_it_is_the_same(monkeypatch):
+    updates, round = digits.honest(torch.float64)
+    forwards = judged(updates, round)
+    monkeypatch.setattr(root_loss, "_MANY", 0)
+    round.loss.repeated.clear()
+    assert round.loss.goes_by_layers(round.params, round.root.inputs, len(updates))
+    monkeypatch.setattr(root_loss.RootLoss, "changes", None)
+    for name, value in vars(judged(updates, round)).items():
+        torch.testing.assert_close(value, getattr(forwards, name))
 
 
 @pytest.mark.parametrize("factor", [1e-20, 1e-3, 7.0, 1e6, 1e15])

@@ -95,7 +95,7 @@ def test_equals_differentiating_forwards(make, count, entries, monkeypatch):
 
 @pytest.mark.parametrize("make", [cnn, Tokens, Frozen])
 @pytest.mark.parametrize("width", [1, 7, 24, 1000])
-def test_columns_add_up(make, width, monkeypatch):
+def test_columns_add_up(make, width):
     loss, params, steps, images = prepared(make, 2)
     last = len(params)
     # Within rows and beyond them, at both ends of the parameters, and all that is between.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 import skymask as sm
 from skymask import root_loss
+from skymask.evidence import root_evidence
 from skymask.randomness import generator
 from skymask.shards import Shard
 
@@ -58,8 +60,11 @@ def federation(index, memory=None, norm=True):
 
 def decisions(name, make, rule=None):
     """Three rounds' decisions of a rule by name; `make` gives the shard of d columns."""
-    with patch.object(root_loss, "_MANY", 0):  # a model without batch norm goes by layers
-        return decided(rule or RULES[name], make, norm=name != "skymask by layers")
+    norm = name != "skymask by layers"
+    with patch.object(root_loss, "_MANY", 0), ExitStack() as refusing:
+        if not norm:  # by layers nobody's update is exchanged
+            refusing.enter_context(patch.object(Shard, "each_row", None))
+        return decided(rule or RULES[name], make, norm)
 
 
 def decided(rule, make, norm):
@@ -139,6 +144,25 @@ def test_all_processes_decide_alike_to_the_bit(shared, name):
             assert same.update.equal(one.update)
             assert same.scores.equal(one.scores) or same.scores.isnan().any()
             assert same.reasons == one.reasons
+
+
+class Alone(Shard):
+    """A part whose process hears nothing of the others."""
+
+    def sum(self, value):
+        return value * (2 if value.numel() == 1 else 1)  # all agree
+
+
+def test_another_part_of_the_columns_is_another_computation():
+    updates, round = federation(0, norm=False)
+    length, found = round.server_update.norm(), {}
+    with patch.object(root_loss, "_MANY", 0):
+        for rank in (0, 1, 0):
+            part = Alone(updates.shape[1], rank, 2)
+            given = (round.params, part.part(updates), round.root, length, round.server_update)
+            seen = root_evidence(round.loss, *given, part).descent
+            assert seen.equal(found.setdefault(rank, seen))
+    assert not found[0].equal(found[1])
 
 
 def test_a_shard_is_made_where_processes_talk():

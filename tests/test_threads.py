@@ -1,6 +1,7 @@
 """Work shared out among threads: the same results in the same order, and nothing left changed."""
 
 import threading
+import time
 
 import pytest
 import torch
@@ -48,10 +49,36 @@ def test_an_error_comes_out_and_threads_are_as_before():
 
 def test_small_work_is_done_by_one_thread():
     before = torch.get_num_threads()
-    with in_one_thread():
-        assert torch.get_num_threads() == 1
-    with pytest.raises(ValueError, match="why"), in_one_thread():
-        raise ValueError("why")
+    torch.set_num_threads(3)
+    try:
+        with in_one_thread(101):
+            assert torch.get_num_threads() == 1
+        with in_one_thread(1000):  # that is no small work
+            assert torch.get_num_threads() == 3
+        with pytest.raises(ValueError, match="why"), in_one_thread(101):
+            raise ValueError("why")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_one_thread_after_the_other_does_small_work():
+    before, inside, most = torch.get_num_threads(), [], []
+
+    def work():
+        torch.get_num_threads()
+        with in_one_thread(101):
+            inside.append(1)
+            time.sleep(0.02)
+            most.append(len(inside))
+            inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 4
     assert torch.get_num_threads() == before
 
 

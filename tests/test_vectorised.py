@@ -138,9 +138,37 @@ def test_derivatives_forwards_use_them(name, kernels, monkeypatch):
     images = clients(2, 8, 7).inputs[:10].double()
     steps = torch.randn(5, model.size, generator=torch.Generator().manual_seed(1)).double()
     found = loss.derivatives(params, steps, images, 2)
+    norms = sum(isinstance(part, nn.BatchNorm2d) for part in model.module.modules())
+    assert kernels["normalise_along"] == 3 * norms  # two steps at once, of five
     assert sum(kernels.values()) > 0
     plain = replace(loss, differentiated=loss.module)
     torch.testing.assert_close(found, plain.derivatives(params, steps, images, 1))
+
+
+@pytest.mark.parametrize("frozen", ["0.weight", "0.bias", "1.weight", "1.bias", "3.bias"])
+def test_what_is_not_trained_has_no_derivative_and_no_gradient(frozen, kernels, monkeypatch):
+    monkeypatch.setattr(vectorised.kernels, "takes", lambda *tensors: True)
+    module = NETS["norm"]().double()
+    module.get_parameter(frozen).requires_grad_(False)
+    model, data = flat_model(module), clients(2, 8, 7)
+    data = replace(data, inputs=data.inputs.double())
+    params, buffers = model.initial()
+    loss = root_loss(model, F.cross_entropy, buffers)
+    for part in (*loss.differentiated.modules(), *loss.module.modules()):
+        part._forward_pre_hooks.clear()
+    steps = torch.randn(3, model.size, generator=torch.Generator().manual_seed(1)).double()
+    plain = replace(loss, differentiated=loss.module)
+    torch.testing.assert_close(
+        loss.derivatives(params, steps, data.inputs[:10], 3),
+        plain.derivatives(params, steps, data.inputs[:10], 1),
+    )
+    updates = [
+        plan(model, F.cross_entropy, LocalSGD(2, 5, 0.1), data, path=path, chunk=3)(
+            params, buffers, data, [0, 1, 2], 7
+        )[0]
+        for path in ("vmap", "loop")
+    ]
+    assert far(*updates) < 1e-9
 
 
 def test_of_equal_pixels_the_first_has_the_slope(kernels):

@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 
 _FLOOR = 1e-6
 """Added to each variance of points that have unit variance: identical points form a cluster too."""
-_FEW = 4
+_DIMS = 4
 """Of more dimensions numpy's products are faster than loops."""
 
 
@@ -112,7 +112,7 @@ def _expectation_maximisation(
     a few points are less work than numpy's calls.
     """
     compiled = machine_code(_in_loops, _inverse)
-    if compiled is not None and points.shape[2] <= _FEW:
+    if compiled is not None and points.shape[2] <= _DIMS:
         later, totals = compiled(np.ascontiguousarray(points), starts, steps, tolerance)
         return np.stack([1 - later, later], 1), totals
     return _in_arrays(points, starts, steps, tolerance)
@@ -127,7 +127,7 @@ def _in_loops(
     means, precisions = np.empty((2, k)), np.empty((2, k, k))
     weights, constants, away = np.empty((2, n)), np.empty(2), np.empty(k)
     for s in range(count):
-        own, last = points[s], -np.inf
+        own, last, total = points[s], -np.inf, -np.inf
         weights[0], weights[1] = 1.0 - starts[s], starts[s]
         for _ in range(steps):
             for c in range(2):
@@ -159,7 +159,7 @@ def _in_loops(
                         for h in range(k):
                             distance += away[j] * precisions[c, j, h] * away[h]
                     weighted = constants[c] - distance / 2
-                    ahead = weighted - ahead
+                    ahead = weighted - ahead  # after both: the second less the first
                     likelier = max(likelier, weighted)
                 odds = math.exp(-abs(ahead))  # of the unlikelier component
                 total += likelier + math.log(1 + odds)

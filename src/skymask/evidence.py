@@ -95,8 +95,10 @@ def root_evidence(
     def make() -> Function:
         classes = root.labels.unique()
         by_layers = loss.goes_by_layers(params, root.inputs, len(updates))
+        if shard.ranks > 1:  # all go the same way: they are to wait for each other
+            agree = shard.sum(torch.tensor([float(by_layers)], device=params.device))
+            by_layers = int(agree) == shard.ranks
         at_once = 1 if by_layers else loss.fitting(params, root.inputs)
-        few = max(1, _ENTRIES // len(params))  # beside all updates
         largest = int(classes.max())
 
         def numbers(
@@ -109,9 +111,9 @@ def root_evidence(
             if not 2 <= len(classes) <= before.shape[1] > largest:
                 return ()
 
-            def factors(rows: Tensor, shard: Shard = ALL) -> Tensor:
-                found = _STEP * length / lengths(rows, shard)
-                return torch.where(found.isfinite(), found, 0.0)  # of nothing nothing is said
+            def factors(rows: Tensor, of: Shard = ALL) -> Tensor:
+                each = _STEP * length / lengths(rows, of)
+                return torch.where(each.isfinite(), each, 0.0)  # of nothing nothing is said
 
             def change(*parts: Tensor) -> Tensor:
                 steps = params.new_empty(sum(map(len, parts)), len(params))
@@ -119,9 +121,9 @@ def root_evidence(
                     torch.mul(factors(part)[:, None], part, out=into)
                 return at.changes(params, steps, root.inputs, before, at_once)
 
-            def slopes(rows: Tensor, shard: Shard = ALL) -> Tensor:
-                found = shard.sum(at.slopes(params, rows, root.inputs, shard.at))
-                return found * factors(rows, shard)[:, None, None]
+            def slopes(rows: Tensor, of: Shard = ALL) -> Tensor:
+                along = of.sum(at.slopes(params, rows, root.inputs, of.at))
+                return along * factors(rows, of)[:, None, None]
 
             servers = [row[None] for row in own]
             if by_layers:
@@ -130,7 +132,7 @@ def root_evidence(
                 found = [shard.each_row(updates, lambda row: change(row[None])[0])]
                 found += map(change, servers)
             else:
-                *rest, last = updates.split(few)
+                *rest, last = updates.split(max(1, _ENTRIES // len(params)))  # beside all updates
                 found = [*map(change, rest), change(last, *servers)]
             return (judged(torch.cat(found), before, root.labels, classes),)
 
@@ -138,8 +140,8 @@ def root_evidence(
 
     length = torch.as_tensor(length, dtype=params.dtype, device=params.device)
     inputs = updates, params, loss.buffers, length, *(() if server is None else (server,))
-    alone = shard.ranks == 1
-    found = loss.repeat("evidence", root.identity, make, *inputs, record=alone)
+    same = root.identity, shard.rank, shard.ranks, shard.group
+    found = loss.repeat("evidence", same, make, *inputs, record=shard.ranks == 1)
     return Evidence(*found[0].cpu()) if found else None
 
 

@@ -21,8 +21,8 @@ _ON_A_GPU = 16
 """How many times as large a part is there, where launching the work is what takes time."""
 _COLUMNS = 1 << 16
 """The widest part of a Gram matrix: it is summed in the rows' own precision."""
-FEW = 256
-"""Matrices of so few rows are worked on by the CPU, and by a single thread."""
+_FEW = 256
+"""Distances of so few rows are worked on by the CPU."""
 _ROWS = 256
 """Rows of a Gram matrix that are multiplied at once."""
 
@@ -56,7 +56,7 @@ def squared_distances(rows: Tensor) -> Tensor:
     equal to that centre get its distances, bit for bit. A distance that overflows is infinite.
     """
     # A GPU takes longer to be told what to do with a small matrix than a CPU takes to do it.
-    work = torch.device("cpu") if len(rows) <= FEW else rows.device
+    work = torch.device("cpu") if len(rows) <= _FEW else rows.device
     distances, norms = _distances_around(rows.mean(0), rows, None, work)
     unsure = _cancelled(distances, norms)
     while unsure.any():
@@ -149,9 +149,10 @@ def _products_of_bits(rows: Tensor) -> Tensor:
 def ones_in(rows: Tensor, at: slice) -> Tensor:
     """How many of the columns `at` of bits `rows` (n, d) are 1 in each row: (n,)."""
     if rows.device.type != "cpu":
-        # torch makes a whole number of eight bytes of each bit first.
+        # torch makes a whole number of eight bytes of each bit first: in parts, then.
         parts = rows[:, at].split(max(1, _ON_A_GPU * _ENTRIES // len(rows)), 1)
         return torch.stack([part.sum(1) for part in parts]).sum(0)
+    # For the same reason numpy is 25 times as fast.
     return torch.tensor([np.count_nonzero(row) for row in rows.numpy()[:, at]])
 
 

@@ -19,12 +19,14 @@ except ModuleNotFoundError:  # torch on a CPU
 
 _COLUMNS = 128
 """A program's columns."""
-_ROWS_AND_WARPS, _OF_LARGE, _LARGE = (4, 4), (1, 2), 1 << 30
+_ROWS_AND_WARPS, _OF_LARGE = (4, 4), (1, 2)
 """The rows a program has in flight, and its warps: the fastest of 60 on an H200.
 
-The second pair is that of so many mask entries, where many small programs fill the GPU: 12.7 ms
-against 14.5 with 2.5 billion, and 0.11 against 0.09 with 14 million.
+Of large masks many small programs fill the GPU: 12.7 ms against 14.5 with 2.5 billion entries, and
+0.11 against 0.09 with 14 million.
 """
+_LARGE = 1 << 30
+"""Entries of masks that are large: between the two that were measured."""
 
 _WIDE = 1024
 """Columns of a program that reads vectors only."""

@@ -140,9 +140,9 @@ def normalise_along(
 ) -> Tensor:
     """What n `steps` (n, C, B, H, W) of the images change in `normalise`'s, as derivatives.
 
-    With them come steps (n, C) of the weight and the bias; `images` (1, C, B, H, W), `weight`,
-    `mean` and `variance` (1, C) are those of one model. As a function of images alone batch norm's
-    derivative is symmetric: forwards it is what it is backwards.
+    With them come steps (n, C) of the weight and the bias; `images`, `weight`, `mean` and
+    `variance` are those of n models or, (1, C, ...), of one that all share. As a function of images
+    alone batch norm's derivative is symmetric: forwards it is what it is backwards.
     """
     return _through(steps, images, weight, mean, variance, by_weight, by_bias, epsilon, 0)
 
@@ -329,7 +329,7 @@ def _slope_sums(
 ):
     """Sums of a part of one channel's slopes, and of them times the images less their mean.
 
-    All clients have the first `own` channels of images, if there are no more.
+    There are `own` channels of images in all: each client's, or those of a model that all share.
     """
     channel, place = tl.program_id(0), tl.program_id(1)
     slopes += channel.to(tl.int64) * size

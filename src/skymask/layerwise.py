@@ -18,7 +18,7 @@ from torch.func import functional_call
 from skymask.many_models import is_usual
 
 _ENTRIES = 1 << 26
-"""Of the largest intermediate result."""
+"""Of an intermediate result, if it is not small beside the steps themselves."""
 
 
 def layers_of(module: nn.Module, trained: Mapping[str, slice]) -> dict[str, nn.Module] | None:
@@ -81,10 +81,10 @@ def changes(
         for which in ("weight", "bias"):
             at = trained.get(f"{name}.{which}".lstrip("."))
             if at is not None:
-                patches = _patches(layer, images) if which == "weight" else None
-                width = 1 if patches is None else patches.shape[2]
-                for row, rows in _rows(steps, at, columns, width):
-                    parts[name].append(_Part.of(layer, row, rows, patches, len(scores)))
+                width = tensors[f"{name}.{which}".lstrip(".")][0].numel()
+                mine = [*_rows(steps, at, columns, width)]
+                patches = _patches(layer, images) if mine and which == "weight" else None
+                parts[name] += [_Part.of(layer, *each, patches, len(scores)) for each in mine]
     found = []
     for score in scores:
         slopes = torch.autograd.grad(score, list(put_out.values()), retain_graph=True)
@@ -99,8 +99,8 @@ def changes(
 def _rows(steps: Tensor, at: slice, columns: slice, width: int) -> Iterator[tuple[int, Tensor]]:
     """What `steps` (k, ...) have of the parameter `at`: rows (k, R, width), and which is the first.
 
-    `steps` are the `columns` of all parameters. Where these begin or end within a row, it is filled
-    with zeros and comes by itself, so that nothing large is copied.
+    `steps` are the `columns` of all parameters. Where these begin or end within a row, that row is
+    filled with zeros and comes by itself, so that nothing large is copied.
     """
     origin = columns.start or 0
     start = max(at.start, origin) - at.start
@@ -148,7 +148,7 @@ class _Part:
             samples, pixels, _ = patches.shape
             slopes_first = scores * outs * width * (pixels + count)
             steps_first = pixels * outs * count * (width + scores)
-            room = max(_ENTRIES, steps.numel() // 4)
+            room = max(_ENTRIES, steps.numel() // 4)  # less than the masks take beside the updates
             if steps_first < slopes_first and samples * pixels * outs * count < room:
                 shared = patches.flatten(0, 1).expand(count, -1, -1)
                 moved = torch.bmm(shared, steps.transpose(1, 2))  # a product might copy the steps

@@ -39,11 +39,11 @@ class OfManyModels(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Nothing is kept of a function that is itself a gradient."""
+        """Nothing is kept of a function that is itself a derivative."""
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> Any:
-        """Not of a function that is itself a gradient."""
+        """Not of a function that is itself a derivative."""
         raise NotImplementedError("a layer with kernels has no second derivative")
 
 

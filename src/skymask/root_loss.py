@@ -21,9 +21,8 @@ _STEPS_AT_ONCE = 128
 """At most so many derivatives are computed at once: beyond a GPU is as busy as it can be."""
 _CPU_ROOM = 1 << 30
 """Bytes that they may take on a CPU, four times over."""
-
 _MANY = 1 << 16
-"""Parameters of a model without convolutions that is differentiated layer by layer."""
+"""From so many parameters on a model without convolutions is differentiated layer by layer."""
 _SAME = {"cpu": 1e-4, "cuda": 1e-2}
 """Largest distance of two derivatives that are the same, in their length: TF32 has three digits."""
 
@@ -41,7 +40,7 @@ class RootLoss:
     loss: SampleLoss
     module: nn.Module
     differentiated: nn.Module
-    """The same module, with layers that have quick gradients."""
+    """The same module, with layers that have quick derivatives."""
     buffers: Tensor
     repeated: dict[Hashable, Repeated] | None = field(default_factory=dict)
     """What is computed in every round, by name; shared by the losses of a run's rounds.

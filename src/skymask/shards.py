@@ -4,8 +4,9 @@ A model of 250 million parameters and a hundred clients have updates of 100 GB, 
 again: more than one GPU has. A mask depends on its own column alone but for two sums over all
 of them (the length of the mask gradient, the products of masks), so that d is shared out: process
 r of R holds columns r w to (r + 1) w - 1 with w = ceil(d / R). What a rule then needs of
-the other processes are sums, the mean model (d,) once a mask step, and, to see what the root
-data set says of a client, that client's whole update.
+the other processes are sums and the mean model (d,) once a mask step; and with batch norm, or where
+layers are not the usual ones, each client's whole update once, to see what the root data set says
+of it.
 
 torch.distributed does the talking, over any number of processes and machines, with whatever backend
 they have started it (NCCL between GPUs, gloo between CPUs). All of them come to the same decision,

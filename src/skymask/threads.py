@@ -9,9 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import TypeVar
 
 import torch
+
+_FEW = 256
+"""Matrices of so few rows are worked on by a single thread."""
+_ALONE = Lock()
 
 Item = TypeVar("Item")
 Tool = TypeVar("Tool")
@@ -43,18 +48,23 @@ def each_in_threads(
 
 
 @contextmanager
-def in_one_thread() -> Iterator[None]:
-    """Meanwhile torch computes with one core.
+def in_one_thread(rows: int) -> Iterator[None]:
+    """Meanwhile torch computes with one core, where matrices have few `rows`.
 
-    For small matrices: the eigenvectors of five of 101 rows took 2 ms so, 5 with the 32 threads of
-    a large server, and 770 beside a second process with as many.
+    The eigenvectors of five matrices of 101 rows took 2 ms so, 5 with the 32 threads of a large
+    server, and 770 beside a second process with as many. One Python thread at a time is in here. A
+    thread that asks torch for something for the first time meanwhile stays with one core.
     """
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    if rows > _FEW:
         yield
-    finally:
-        torch.set_num_threads(cores)
+        return
+    with _ALONE:
+        cores = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(cores)
 
 
 def rest_openmp() -> None:

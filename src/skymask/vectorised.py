@@ -102,7 +102,8 @@ class _Convolution(OfManyModels):
         seen = kernels.unfold(_dense(images), kernel, size, stride, padding, bias is not None)
         factors = weight.flatten(2)
         if bias is not None:
-            factors = torch.cat([factors, bias[..., None]], 2)
+            n = max(len(weight), len(bias))
+            factors = torch.cat([for_each(n, factors), for_each(n, bias)[..., None]], 2)
         return (_images(_product(factors, seen), len(images[0]), size),)
 
     @staticmethod

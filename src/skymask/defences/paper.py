@@ -1,6 +1,5 @@
 """SkyMask as the paper prints it: two clusters of masks in every round."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -12,7 +11,7 @@ from skymask.clustering import Mixture, two_gaussians
 from skymask.components import check_settings, count, flag, number, setting
 from skymask.defences.masking import PAPER, MaskSummary, mask_summary
 from skymask.defences.screening import example_counts, screened
-from skymask.geometry import FEW, principal_coordinates, weighted_mean
+from skymask.geometry import principal_coordinates, weighted_mean
 from skymask.masks import MaskTraining
 from skymask.threads import in_one_thread
 from skymask.types import Decision, Round
@@ -109,7 +108,7 @@ def _training(rule: PaperSkyMask | SkyMaskNR) -> MaskTraining:
 def _clustered(masks: MaskSummary, dims: int) -> tuple[Tensor, Mixture]:
     """The masks' principal coordinates, and the two clusters of them."""
     products = masks.products[0]
-    with in_one_thread() if len(products) <= FEW else nullcontext():
+    with in_one_thread(len(products)):
         points = principal_coordinates(products, dims)
         return points, two_gaussians(points.numpy())
 

@@ -1,7 +1,6 @@
 """SkyMask: who is thrown out, and why."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -19,7 +18,7 @@ from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
 from skymask.defences.statistics import shifts
 from skymask.evidence import root_evidence
-from skymask.geometry import FEW, centred, lengths, principal_coordinates
+from skymask.geometry import centred, lengths, principal_coordinates
 from skymask.masks import MaskTraining
 from skymask.root_loss import RootLoss
 from skymask.threads import in_one_thread
@@ -129,7 +128,7 @@ class SkyMask:
         reasons = copied(updates, server, round.shard)
 
         samples = worth(needed(round, "root", "SkyMask").labels.cpu())
-        with in_one_thread() if n < FEW else nullcontext():
+        with in_one_thread(n + 1):
             known = Known.of(past, ids, seen, self.memory, samples)
             layers = _relative(masks.products)
             pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
