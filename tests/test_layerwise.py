@@ -9,6 +9,7 @@ from torch import nn
 
 from skymask import layerwise
 from skymask.flat import flat_model
+from skymask.layerwise import Steps
 from skymask.models import ResNet20, cnn, mlp
 from skymask.root_loss import root_loss
 
@@ -89,8 +90,9 @@ def test_equals_differentiating_forwards(make, count, entries, monkeypatch):
     monkeypatch.setattr(layerwise, "_ENTRIES", entries)
     loss, params, steps, images = prepared(make, count)
     assert loss.goes_by_layers(params, images, 20)
-    found = loss.slopes(params, steps, images)
-    torch.testing.assert_close(found, loss.derivatives(params, steps, images, 4))
+    expected = loss.derivatives(params, steps, images, 4)
+    for found in loss.slopes(params, images, Steps(steps), Steps(steps)):
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("make", [cnn, Tokens, Frozen])
@@ -101,10 +103,9 @@ def test_columns_add_up(make, width):
     # Within rows and beyond them, at both ends of the parameters, and all that is between.
     bounds = [0, width, 2 * width + 3, last - width - 2, last - 1, last]
     bounds = sorted({min(max(0, at), last) for at in bounds})
-    parts = [
-        loss.slopes(params, steps[:, slice(*at)], images, slice(*at)) for at in pairwise(bounds)
-    ]
-    torch.testing.assert_close(sum(parts), loss.slopes(params, steps, images))
+    given = [Steps(steps[:, slice(*at)], at[0]) for at in pairwise(bounds)]
+    whole, *parts = loss.slopes(params, images, Steps(steps), *given)
+    torch.testing.assert_close(sum(parts), whole)
 
 
 @pytest.mark.parametrize("make", [Twice, Never, Elsewhere, Together, Apart])
@@ -122,7 +123,7 @@ def test_nor_where_it_is_slower_or_samples_see_each_other(make):
 def test_a_large_model_goes_by_layers_without_convolutions_too():
     loss, params, steps, images = prepared(lambda: mlp(28 * 28, 4, 100))
     assert loss.goes_by_layers(params, images, 20)
-    found = loss.slopes(params, steps, images)
+    (found,) = loss.slopes(params, images, Steps(steps))
     torch.testing.assert_close(found, loss.derivatives(params, steps, images, 4))
 
 

@@ -37,15 +37,14 @@ def changes(
     layers: Mapping[str, nn.Module],
     tensors: Mapping[str, Tensor],
     trained: Mapping[str, slice],
-    steps: Tensor,
     inputs: Tensor,
-    columns: slice = slice(None),
-) -> Tensor:
-    """The derivative of the outputs (N, C) along each of `steps` (k, d): (k, N, C).
+    *given: "Steps",
+) -> list[Tensor]:
+    """The derivative of the outputs (N, C) along each of the k steps `given`: (k, N, C).
 
     `tensors` are the module's parameters and buffers by name, and `trained` says where in a step
-    each parameter is. `steps` may have some `columns` of all d alone: what is found of others is to
-    be added. Raises `RuntimeError` where a layer is used twice or never, or the outputs are of
+    each parameter is. Of steps that are some columns alone it is these columns' part in the sum.
+    Raises `RuntimeError` where a layer is used twice or never, or the outputs are of
     another shape. Samples must not see each other, and every parameter must be used by its layer
     alone: whoever calls this has compared it once with another way.
     """
@@ -75,43 +74,57 @@ def changes(
     if outputs.dim() != 2 or len(seen) < len(layers):
         raise RuntimeError("outputs are not one score for each class, or a layer is never used")
 
-    parts: dict[str, list[_Part]] = {name: [] for name in seen}
+    parts: list[dict[str, list[_Part]]] = [{name: [] for name in seen} for _ in given]
     for name, images in seen.items():
         layer = layers[name]
         for which in ("weight", "bias"):
             at = trained.get(f"{name}.{which}".lstrip("."))
-            if at is not None:
-                width = tensors[f"{name}.{which}".lstrip(".")][0].numel()
-                mine = [*_rows(steps, at, columns, width)]
-                patches = _patches(layer, images) if mine and which == "weight" else None
-                parts[name] += [_Part.of(layer, *each, patches, len(scores)) for each in mine]
-    found = []
+            if at is None:
+                continue
+            width = tensors[f"{name}.{which}".lstrip(".")][0].numel()
+            mine = [[*steps.rows(at, width)] for steps in given]
+            patches = _patches(layer, images) if any(mine) and which == "weight" else None
+            for into, rows in zip(parts, mine, strict=True):
+                into[name] += [_Part.of(layer, *each, patches, len(scores)) for each in rows]
+    found: list[list[Tensor]] = [[] for _ in given]
     for score in scores:
         slopes = torch.autograd.grad(score, list(put_out.values()), retain_graph=True)
-        along = steps.new_zeros(len(outputs), len(steps))
-        for name, slope in zip(put_out, slopes, strict=True):
-            for part in parts[name]:
-                part.add(along, slope)
-        found.append(along)
-    return torch.stack(found).permute(2, 1, 0)
+        for steps, own, changed in zip(given, parts, found, strict=True):
+            along = outputs.new_zeros(len(outputs), len(steps.values))
+            for name, slope in zip(put_out, slopes, strict=True):
+                for part in own[name]:
+                    part.add(along, slope)
+            changed.append(along)
+    return [torch.stack(changed).permute(2, 1, 0) for changed in found]
 
 
-def _rows(steps: Tensor, at: slice, columns: slice, width: int) -> Iterator[tuple[int, Tensor]]:
-    """What `steps` (k, ...) have of the parameter `at`: rows (k, R, width), and which is the first.
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Steps away from a model's parameters, or some columns of them."""
 
-    `steps` are the `columns` of all parameters. Where these begin or end within a row, that row is
-    filled with zeros and comes by itself, so that nothing large is copied.
-    """
-    origin = columns.start or 0
-    start = max(at.start, origin) - at.start
-    stop = min(at.stop, origin + steps.shape[1]) - at.start
-    whole = min(max(-(-start // width) * width, start), stop), max(stop // width * width, start)
-    for begin, end in pairwise(sorted({start, *whole, stop}) if start < stop else []):
-        part = steps[:, at.start - origin + begin : at.start - origin + end]
-        before, after = begin % width, -end % width
-        if before or after:
-            part = F.pad(part, (before, after))
-        yield begin // width, part.unflatten(1, (-1, width))
+    values: Tensor
+    """(k, d), or (k, ...) of these columns."""
+    first: int = 0
+    """Which column of all d is their first one."""
+
+    def rows(self, at: slice, width: int) -> Iterator[tuple[int, Tensor]]:
+        """What they have of the parameter `at`: rows (k, R, width), and which is the first.
+
+        Where the columns begin or end within a row, that row is filled with zeros and comes by
+        itself, so that nothing large is copied.
+        """
+        origin = self.first
+        start = max(at.start, origin) - at.start
+        stop = min(at.stop, origin + self.values.shape[1]) - at.start
+        if start >= stop:
+            return
+        whole = min(-(-start // width) * width, stop), max(stop // width * width, start)
+        for begin, end in pairwise(sorted({start, *whole, stop})):
+            part = self.values[:, at.start - origin + begin : at.start - origin + end]
+            before, after = begin % width, -end % width
+            if before or after:
+                part = F.pad(part, (before, after))
+            yield begin // width, part.unflatten(1, (-1, width))
 
 
 def _patches(layer: nn.Module, images: Tensor) -> Tensor:

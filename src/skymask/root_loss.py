@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from skymask.flat import FlatModel, SampleLoss, convolves, joined
-from skymask.layerwise import changes, layers_of
+from skymask.layerwise import Steps, changes, layers_of
 from skymask.randomness import generator
 from skymask.recording import Function, Repeated
 from skymask.types import Batch, Loss
@@ -84,23 +84,17 @@ class RootLoss:
         return torch.stack([each - before for each in after if isinstance(each, Tensor)])
 
     @torch.no_grad()
-    def slopes(
-        self,
-        params: Tensor,
-        steps: Tensor,
-        inputs: Tensor,
-        columns: slice = slice(None),
-    ) -> Tensor:
-        """The outputs' derivative at `params` (d,) along each of `steps` (k, d), layer by layer.
+    def slopes(self, params: Tensor, inputs: Tensor, *given: Steps) -> list[Tensor]:
+        """The outputs' derivative at `params` (d,) along each of the k steps `given`: (k, N, C).
 
-        (k, N, C), in a few operations for all of them, if `goes_by_layers` says so. Of `steps` that
-        are some `columns` alone it is these columns' part in the sum.
+        Layer by layer, in a few operations for all of them, if `goes_by_layers` says so. Of steps
+        that are some columns alone it is these columns' part in the sum.
         """
         layers = layers_of(self.differentiated, self.model.layers)
         assert layers is not None
         tensors = self.model.tensors(params, self.buffers)
-        given = (self.model.layers, steps, inputs, columns)
-        return changes(self.differentiated, layers, tensors, *given)
+        trained = self.model.layers
+        return changes(self.differentiated, layers, tensors, trained, inputs, *given)
 
     @torch.no_grad()
     def goes_by_layers(self, params: Tensor, inputs: Tensor, count: int) -> bool:
@@ -118,7 +112,7 @@ class RootLoss:
             return False
         step = torch.randn(params.shape, generator=generator("by layers")).to(params)[None]
         try:
-            found = self.slopes(params, step, inputs)
+            (found,) = self.slopes(params, inputs, Steps(step))
             expected = self.derivatives(params, step, inputs, 1)
         except (RuntimeError, NotImplementedError):
             return False
