@@ -112,32 +112,13 @@ def root_evidence(
             if not 2 <= len(classes) <= before.shape[1] > largest:
                 return ()
 
-            def factors(rows: Tensor, of: Shard = ALL) -> Tensor:
-                each = _STEP * length / lengths(rows, of)
-                return torch.where(each.isfinite(), each, 0.0)  # of nothing nothing is said
-
-            def change(*parts: Tensor) -> Tensor:
-                steps = params.new_empty(sum(map(len, parts)), len(params))
-                for part, into in zip(parts, steps.split([*map(len, parts)]), strict=True):
-                    torch.mul(factors(part)[:, None], part, out=into)
-                return at.changes(params, steps, root.inputs, before, at_once)
-
             servers = [row[None] for row in own]
             if by_layers:
-                sizes = torch.cat([factors(updates, shard), *map(factors, servers)])
-                if shard.ranks == 1 and updates.numel() <= _ENTRIES:  # a copy takes less time
-                    given = [Steps(torch.cat([updates, *servers]))]
-                else:
-                    given = [Steps(updates, shard.at.start or 0), *map(Steps, servers)]
-                along, *others = at.slopes(params, root.inputs, *given)
-                found = [torch.cat([shard.sum(along), *others]) * sizes[:, None, None]]
-            elif shard.ranks > 1:
-                found = [shard.each_row(updates, lambda row: change(row[None])[0])]
-                found += map(change, servers)
+                change = _by_layers(at, params, root.inputs, updates, servers, length, shard)
             else:
-                *rest, last = updates.split(max(1, _ENTRIES // len(params)))  # beside all updates
-                found = [*map(change, rest), change(last, *servers)]
-            return (judged(torch.cat(found), before, root.labels, classes),)
+                given = (params, root.inputs, before, at_once, updates, servers, length, shard)
+                change = _by_steps(at, *given)
+            return (judged(change, before, root.labels, classes),)
 
         return numbers
 
@@ -146,6 +127,57 @@ def root_evidence(
     same = root.identity, shard.rank, shard.ranks, shard.group
     found = loss.repeat("evidence", same, make, *inputs, record=shard.ranks == 1)
     return Evidence(*found[0].cpu()) if found else None
+
+
+def _by_layers(
+    loss: RootLoss,
+    params: Tensor,
+    inputs: Tensor,
+    updates: Tensor,
+    servers: list[Tensor],
+    length: Tensor,
+    shard: Shard,
+) -> Tensor:
+    """The changes (n, N, C) of the scores along `updates` and `servers`, layer by layer."""
+    if shard.ranks == 1 and updates.numel() <= _ENTRIES:  # a copy takes less time
+        given = [Steps(torch.cat([updates, *servers]))]
+    else:
+        given = [Steps(updates, shard.at.start or 0), *map(Steps, servers)]
+    along, *others = loss.slopes(params, inputs, *given)
+    sizes = [_factors(updates, length, shard), *(_factors(each, length) for each in servers)]
+    return torch.cat([shard.sum(along), *others]) * torch.cat(sizes)[:, None, None]
+
+
+def _by_steps(
+    loss: RootLoss,
+    params: Tensor,
+    inputs: Tensor,
+    before: Tensor,
+    at_once: int,
+    updates: Tensor,
+    servers: list[Tensor],
+    length: Tensor,
+    shard: Shard,
+) -> Tensor:
+    """The same from short steps along them, some at once; `before` (N, C) are the scores here."""
+
+    def change(*parts: Tensor) -> Tensor:
+        steps = params.new_empty(sum(map(len, parts)), len(params))
+        for part, into in zip(parts, steps.split([*map(len, parts)]), strict=True):
+            torch.mul(_factors(part, length)[:, None], part, out=into)
+        return loss.changes(params, steps, inputs, before, at_once)
+
+    if shard.ranks > 1:
+        found = [shard.each_row(updates, lambda row: change(row[None])[0])]
+        return torch.cat([*found, *map(change, servers)])
+    *rest, last = updates.split(max(1, _ENTRIES // len(params)))  # beside all updates
+    return torch.cat([*map(change, rest), change(last, *servers)])
+
+
+def _factors(rows: Tensor, length: Tensor, shard: Shard = ALL) -> Tensor:
+    """What makes short steps of `rows` (n, ...), (n,); 0 of nothing, which says nothing."""
+    each = _STEP * length / lengths(rows, shard)
+    return torch.where(each.isfinite(), each, 0.0)
 
 
 def judged(change: Tensor, before: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
