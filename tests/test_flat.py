@@ -11,9 +11,7 @@ from torch.nn.utils import parameters_to_vector
 
 from skymask.errors import InputError
 from skymask.flat import assign, flat_model, flatten
-from skymask.randomness import generator
-
-NO_BUFFERS = torch.empty(0)
+from tests.reference.nets import NO_BUFFERS, drawn, net
 
 
 @pytest.fixture(autouse=True)
@@ -34,16 +32,6 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.second(torch.tanh(self.first(x)))
-
-
-def net() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4)
-    )
-
-
-def drawn(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator("flat", *shape))
 
 
 def test_the_layout_is_that_of_torch():

@@ -6,11 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from skymask.flat import assign, flat_model
-from skymask.randomness import generator
 from skymask.root_loss import root_loss
 from skymask.types import Batch
-
-NO_BUFFERS = torch.empty(0)
+from tests.reference.nets import NO_BUFFERS, drawn, net
 
 
 @pytest.fixture(autouse=True)
@@ -19,16 +17,6 @@ def same_weights():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         yield
-
-
-def net() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4)
-    )
-
-
-def drawn(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator("flat", *shape))
 
 
 def test_the_root_loss_uses_batch_statistics_and_no_dropout():
