@@ -57,11 +57,20 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 @pytest.fixture
 def federation(shared: Deployment) -> Deployment:
-    """The federation with all of its nodes running, whatever the test before did to them."""
-    for name in NAMES:
-        if not shared.runs(name):
-            shared.start_node(name, data=shared.folder / f"{name}.npz", drill=name in MALICIOUS)
-    wait_for("the SuperNodes", lambda: all(map(shared.connected, NAMES)), 60)
+    """The federation with all of its nodes connected, whatever the test before did to them.
+
+    A killed node counts as online until it has missed two heartbeats, a minute, and as long Flower
+    refuses it: it ends, and has to be started until it is let in.
+    """
+
+    def all_connected() -> bool:
+        for name in NAMES:
+            if not shared.runs(name):
+                data = shared.folder / f"{name}.npz"
+                shared.start_node(name, data=data, drill=name in MALICIOUS)
+        return all(map(shared.connected, NAMES))
+
+    wait_for("the SuperNodes", all_connected, 150)
     return shared
 
 
