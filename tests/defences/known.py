@@ -14,6 +14,7 @@ def known(
     descent=None,
     length=None,
     raised=None,
+    shares=None,
     clients: int = 10,
     rounds: int = 30,
     late: int = 0,
@@ -22,8 +23,9 @@ def known(
     """What is known of `clients` that did the same in every one of `rounds` rounds.
 
     The numbers given are of the first clients; the others are honest: alignment 0.2, descent 0.3
-    give or take, length 1. What they raise is as aligned as all that they change, unless said. In
-    the `late` rounds at the end the first client has alignment -0.5.
+    give or take, length 1. What they raise is as aligned as all that they change, unless said;
+    `shares` are of one layer called "head", beside the median client's, where there are any. In the
+    `late` rounds at the end the first client has alignment -0.5.
     """
     draw = generator("judged")
     past, ids = {}, torch.arange(clients)
@@ -41,7 +43,8 @@ def known(
         seen["raised"] = seen["alignment"].clone() if alike else filled(clients, 0.2, raised)
         seen["raised_error"] = seen["error"]
         seen["square"] = seen["descent"].square()
-        found = Known.of(past, ids, seen, 0.9, SAMPLES)
+        parts = {} if shares is None else {"head": filled(clients, 1.0, shares)[:-1].log()}
+        found = Known.of(past, ids, seen, parts, 0.9, SAMPLES)
         past = found.stored()
     return found
 

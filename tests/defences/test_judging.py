@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from skymask.defences.judging import Known, copied, harmful, too_long, worth
+from skymask.defences.judging import Known, copied, harmful, together, too_long, worth
 from skymask.randomness import generator
-from tests.defences.known import ERROR, SAMPLES, known
+from tests.defences.known import ERROR, SAMPLES, filled, known
 
 
 def out(found: Known, past=None, sure: float = 3.0) -> set[int]:
@@ -149,7 +149,7 @@ def test_good_clients_may_vary():
 
 def test_without_class_scores_nobody_is_harmful():
     seen = {"length": torch.zeros(4, dtype=torch.float64)}
-    found = Known.of({}, torch.arange(3), seen, 0.9, SAMPLES)
+    found = Known.of({}, torch.arange(3), seen, {}, 0.9, SAMPLES)
     assert found.deviations == {}
     assert harmful(found, 3.0, torch.arange(3), None)[0] == {}
 
@@ -192,6 +192,27 @@ def test_an_update_ten_times_as_long_is_out_at_once():
     # Where lengths vary a lot it takes more.
     lengths = torch.tensor([0.1, 0.3, 1.0, 3.0, 10.0, 0.2, 0.4, 2.0, 4.0, 11.0, 1.0]).log().double()
     assert too_long(dataclasses.replace(found, length=lengths), range(10), 2.5) == {}
+
+
+def test_a_layer_may_not_be_much_more_of_an_update_than_of_the_others():
+    found = known(shares=[4.0, 2.0, 2.6])
+    reasons = too_long(found, range(10), 2.5)
+    assert set(reasons) == {0, 2}
+    assert reasons[0] == "layer head is 4.0 times as much of its updates as of the median client's"
+    assert set(too_long(known(shares=[0.1, 0.01]), range(10), 2.5)) == set()
+    # Unless it is what the others have not learned.
+    assert too_long(known(shares=[4.0], descent=[0.5]), range(10), 2.5) == {}
+    now = {"head": filled(10, 1.0, [12.0])[:-1].log()}
+    assert set(too_long(dataclasses.replace(known(shares=[]), shares_now=now), range(10), 2.5)) == {
+        0
+    }
+
+
+def test_of_many_numbers_one_is_beyond_the_bound_as_seldom_as_one_alone():
+    assert together(3.0, 1) == 3.0
+    assert together(3.0, 0) == 3.0
+    for many in (2, 65):
+        assert many * math.exp(-(together(3.0, many) ** 2) / 2) == pytest.approx(math.exp(-4.5))
 
 
 def test_who_has_something_to_teach_may_be_long():

@@ -362,6 +362,7 @@ def test_the_evidence_speaks_of_every_client():
         "alignment",
         "error",
         "raised",
+        "resistance",
         "raised_error",
         "descent",
         "mask_steps",

@@ -61,7 +61,7 @@ def test_other_buffers_say_nothing():
 def judged(average: list[float], now: list[float]) -> set[int]:
     seen = {"length": torch.zeros(len(average) + 1, dtype=torch.float64)}
     seen["shift"] = torch.tensor([*average, 0.0], dtype=torch.float64)
-    known = Known.of({}, torch.arange(len(average)), seen, 0.9, 100)
+    known = Known.of({}, torch.arange(len(average)), seen, {}, 0.9, 100)
     return set(shifted(known, torch.tensor(now), list(range(len(average))), 2.5))
 
 

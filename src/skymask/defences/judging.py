@@ -25,6 +25,8 @@ _AT_ONCE = 10.0
 """An update so many times as long as the median one is rejected whatever came before it.
 
 Where lengths vary more than usual it has to be the longer."""
+SHORTEST = 2.3
+"""An update counts as at most a tenth as long as the median one (in logarithm)."""
 SOONER = 3
 """How many times as fast the second average forgets, in which late attackers are found."""
 _STAYS = 0.25
@@ -67,6 +69,10 @@ class Known:
     """Averages that forget three times as fast."""
     length: Tensor
     """Logarithm of this round's relative length, (n + 1,)."""
+    shares: ClientAverages
+    """Slow averages of how large layers are in updates (`Parts.shares`); the root's are 0."""
+    shares_now: Mapping[str, Tensor]
+    """This round's, (n,) by layer."""
     samples: float
     """Of the root data set, as many as an average over its classes is worth (`worth`)."""
 
@@ -76,20 +82,26 @@ class Known:
         past: Mapping[str, Any],
         ids: Tensor,
         seen: Mapping[str, Tensor],
+        shares: Mapping[str, Tensor],
         keep: float,
         samples: float,
     ) -> "Known":
         """Take in what was `seen` (n + 1,) each of the clients `ids` (n,) and the root.
 
-        `past` is what `stored` gave; `samples` how many the root data set has, in effect.
+        `shares` (n,) of the clients are what `Parts.shares` gives, `past` what `stored` gave, and
+        `samples` how many the root data set has, in effect.
         """
         slow = ClientAverages.of(past.get("slow"), ids, seen, keep)
         lately = ClientAverages.of(past.get("lately"), ids, seen, keep**SOONER)
-        return cls(slow, lately, seen["length"], samples)
+        root = torch.zeros(1, dtype=torch.float64)
+        parts = {name: torch.cat([x.clamp_min(-SHORTEST), root]) for name, x in shares.items()}
+        averaged = ClientAverages.of(past.get("shares"), ids, parts, keep)
+        return cls(slow, lately, seen["length"], averaged, shares, samples)
 
     def stored(self) -> dict[str, Any]:
         """What goes into `Decision.memory`."""
-        return {"slow": self.slow.stored(), "lately": self.lately.stored()}
+        averages = {"slow": self.slow, "lately": self.lately, "shares": self.shares}
+        return {name: each.stored() for name, each in averages.items()}
 
     @cached_property
     def deviations(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -192,7 +204,7 @@ def harmful(known: Known, sure: float, ids: Tensor, past: Any) -> tuple[Reasons,
         return {}, ClientAverages.of(past, ids, {}, 0.0).stored()
     was = recalled(past, ids, "harmful") > 0
     against, raises = (
-        _below(*both, sure) | was & (both[0][:-1] < _BACK[measure])
+        below(both[0][:-1], both[1][:-1], sure) | was & (both[0][:-1] < _BACK[measure])
         for measure, both in deviations.items()
     )
     seen = {"harmful": torch.cat([against | raises, raises.new_zeros(1)]).to(torch.float64)}
@@ -232,14 +244,16 @@ def _useless(alignment: Tensor, descent: Tensor) -> Tensor:
     return (alignment < limit) & (descent < _outlier(descent[good], _SPREADS["descent"]))
 
 
-def _below(slow: Tensor, lately: Tensor, sure: float) -> Tensor:
-    """Which of the n clients are so far below 0, or below 0 and the good ones; (n + 1,) each."""
-    mine, now = slow[:-1], lately[:-1]
-    return (torch.minimum(mine, now) < -sure) | (mine < _limit(mine))
+def below(slow: Tensor, lately: Tensor, sure: float, least: float = 1.0) -> Tensor:
+    """Which of n clients are so far below 0, or below 0 and the good ones, (n,) bool; (n,) each.
+
+    Of outliers beside the good ones by more than `least` standard deviations.
+    """
+    return (torch.minimum(slow, lately) < -sure) | (slow < _limit(slow, -least))
 
 
-def _limit(mine: Tensor) -> Tensor:
-    """Below which one of n clients is an outlier beside the good ones: at most -1.
+def _limit(mine: Tensor, most: float) -> Tensor:
+    """Below which one of n clients is an outlier beside the good ones: at most `most`.
 
     The good ones are those above 0, be they few: in a majority of attackers a median says nothing.
     But where honest clients are about 0, those above it are the upper half of them, which is
@@ -247,9 +261,9 @@ def _limit(mine: Tensor) -> Tensor:
     these are the good ones, and the limit is made of them once more.
     """
     good = mine[mine > 0] if (mine > 0).any() else mine.new_zeros(1)
-    limit = _outlier(good).clamp_max(-1)
+    limit = _outlier(good).clamp_max(most)
     within = mine[mine >= limit]
-    return _outlier(within).clamp_max(-1) if len(within) > _MOST * len(mine) else limit
+    return _outlier(within).clamp_max(most) if len(within) > _MOST * len(mine) else limit
 
 
 def _outlier(good: Tensor, least: float = 1.0) -> Tensor:
@@ -267,25 +281,49 @@ def too_long(known: Known, kept: Sequence[int], larger: float) -> Reasons:
 
     Than their lengths vary, and on average over rounds than those who `teach` may have: once a
     model knows what most clients know, the others have updates many times as long.
+
+    Or whose updates are one layer so much more than theirs, where the poison in a layer is longer
+    than what was trained.
     """
     if not kept:
         return {}
-    excess, longest = lengths(known.slow.values["length"][kept], larger)
-    now, longest_now = lengths(known.length[kept], larger)
+    found = _larger(known, known.slow.values["length"], known.length, kept, larger, 1)
+    why = "its updates are {:.1f} times as long as the median client's"
+    reasons = {i: why.format(times) for i, times in found.items()}
+    for layer, now in known.shares_now.items():
+        average, many = known.shares.values[layer], len(known.shares_now)
+        why = f"layer {layer} is {{:.1f}} times as much of its updates as of the median client's"
+        for i, times in _larger(known, average, now, kept, larger, many).items():
+            reasons.setdefault(i, why.format(times))
+    return reasons
+
+
+def _larger(
+    known: Known, average: Tensor, now: Tensor, kept: Sequence[int], larger: float, many: int
+) -> dict[int, float]:
+    """Who of `kept` is too large on `average` or `now`, of so `many` sizes, and how many times."""
+    excess, longest = lengths(average[kept], larger, many)
+    at_once, longest_now = lengths(now[kept], larger, many)
     long = excess > longest
-    if teach(known, [i for i, is_long in zip(kept, long.tolist(), strict=True) if is_long], kept):
+    if teach(known, [i for i, out in zip(kept, long.tolist(), strict=True) if out], kept):
         long = torch.zeros_like(long)
-    long |= now > longest_now + math.log(_AT_ONCE / larger)
-    return {
-        kept[i]: f"its updates are {math.exp(max(float(excess[i]), float(now[i]))):.1f} times as "
-        "long as the median client's"
-        for i in long.nonzero().flatten().tolist()
-    }
+    long |= at_once > longest_now + math.log(_AT_ONCE / larger)
+    times = torch.maximum(excess, at_once).exp()
+    return {kept[i]: float(times[i]) for i in long.nonzero().flatten().tolist()}
 
 
-def lengths(length: Tensor, larger: float) -> tuple[Tensor, float]:
-    """Logarithms of lengths less their median, and above which one is an outlier."""
-    return length - length.median(), max(math.log(larger), _OUTLIER * spread(length))
+def lengths(length: Tensor, larger: float, many: int = 1) -> tuple[Tensor, float]:
+    """Logarithms of lengths less their median, and above which one is an outlier, of so many."""
+    far = together(_OUTLIER, many) * spread(length)
+    return length - length.median(), max(math.log(larger), far)
+
+
+def together(bound: float, many: int) -> float:
+    """The bound that one of `many` numbers is beyond as seldom as one alone is beyond `bound`.
+
+    For numbers whose chance of that falls as exp(-bound^2 / 2): sqrt(bound^2 + 2 ln many).
+    """
+    return math.sqrt(bound**2 + 2 * math.log(max(1, many)))
 
 
 def teach(known: Known, some: Sequence[int], others: Sequence[int]) -> bool:

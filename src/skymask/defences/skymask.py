@@ -10,10 +10,21 @@ from torch import Tensor
 
 from skymask.components import check_settings, count, number, setting
 from skymask.defences.clusters import Clustering
-from skymask.defences.judging import Known, Reasons, copied, harmful, shifted, too_long, worth
+from skymask.defences.judging import (
+    SHORTEST,
+    Known,
+    Reasons,
+    copied,
+    harmful,
+    shifted,
+    too_long,
+    worth,
+)
 from skymask.defences.masking import PAPER, mask_summary
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
+from skymask.defences.parts import Parts
+from skymask.defences.resistance import Resistance
 from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
 from skymask.defences.statistics import shifts
@@ -24,8 +35,6 @@ from skymask.root_loss import RootLoss
 from skymask.threads import in_one_thread
 from skymask.types import Decision, Round
 
-_SHORTEST = 2.3
-"""An update counts as at most a tenth as long as the median one (in logarithm)."""
 _SMALL = 256
 """Fewer parameters than this are no layer by themselves."""
 
@@ -36,7 +45,7 @@ class SkyMask:
 
     The paper's rule fits two clusters to the masks in every round and rejects the one without the
     root model. But honest clients form clusters too, by the classes that they hold: with nobody to
-    reject it loses a third of them. Here a client is rejected for one of five reasons, each of
+    reject it loses a third of them. Here a client is rejected for one of six reasons, each of
     which an honest client does not give:
 
     1. Harm. Its updates, averaged over rounds, move the model's outputs for the root data set
@@ -56,13 +65,20 @@ class SkyMask:
        deviation while the median one near the root is not.
     4. Size. Its updates, averaged over rounds (in logarithm), are more than `larger` times as long
        as those of the median client that is left, and an outlier by three robust standard
-       deviations; or so, and four times as long again, in this round.
+       deviations; or so, and four times as long again, in this round. Likewise if a layer is so
+       much more of its updates than of theirs, where poison in it outweighs what was trained.
     In 3 and 4 the long ones may be the clients of a class that the model does not know yet. So they
     stay who lower the root's loss more than the others do (but not in 4 for a single round).
     5. Statistics. Batch norm's running means and variances, which no mask covers, would move the
        model's features more than one standard deviation away from where the server's own have
        them, averaged over rounds, and `larger` times as far as the median client's; or three
        standard deviations in this round (`statistics.shifts`).
+    6. Pushing. Whoever lowers a loss pulls the model back from where it went, since losses curve
+       upwards: its updates change against the model's last step (`resistance`). Out is whose
+       change with it, as those do that are turned round, over rounds and in all parameters by more
+       than `sure` standard deviations, or by more than two and as an outlier beside the good
+       clients; or in a layer. This takes no root data set, only clients that take part in one
+       round after the other, and a caller who adds the decision's update to the model.
 
     Masks are trained as in the paper (Eq. 1 to 5). Departures, and why:
 
@@ -82,7 +98,7 @@ class SkyMask:
 
     Assumptions: the root's labels are right for the most part, and its samples are of the classes
     that clients learn. Harm takes a model whose outputs are class scores, and a loss made by
-    `server_round`; with a loss of one's own reasons 2 to 5 remain, and `evidence` says so.
+    `server_round`; with a loss of one's own reasons 2 to 6 remain, and `evidence` says so.
 
     `scores` say how far from harmful a client is: the least of its averaged alignments and
     descents, in standard deviations (a descent counts as 0 after a single round); where there are
@@ -127,15 +143,20 @@ class SkyMask:
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
         reasons = copied(updates, server, round.shard)
 
+        parts = Parts.of(updates, round)
+        resistance = Resistance.of(past.get("resistance"), ids, parts, self.memory)
+
         samples = worth(needed(round, "root", "SkyMask").labels.cpu())
         with in_one_thread(n + 1):
-            known = Known.of(past, ids, seen, self.memory, samples)
+            known = Known.of(past, ids, seen, parts.shares(), self.memory, samples)
             layers = _relative(masks.products)
             pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
             grams = {"": pairs.values}
             grams |= {f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)}
             harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
             reasons |= harm
+            pushes, pushing = resistance.pushing(self.sure)
+            reasons |= pushes
             clustering = Clustering(self.dims, self.tight, self.apart, self.larger, self.memory)
             clusters = clustering(known, grams, ids, _others(n, reasons), past.get("tight"))
             reasons |= clusters.reasons
@@ -149,6 +170,7 @@ class SkyMask:
             "points": points,
             "gain": clusters.gain,
             **{name: averages[name][:n] for name in averages if name != "square"},
+            "resistance": resistance.slow[:, 0],
             **masks.evidence(),
         }
         if not deviations:
@@ -161,12 +183,16 @@ class SkyMask:
         if not accepted.any():
             evidence["fallback"] = "every client was rejected; the global model stays as it is"
         least = [each for both in deviations.values() for each in both] or [-averages["length"]]
+        update = self._mean(updates, accepted, round)
         return Decision(
-            self._mean(updates, accepted, round),
+            update,
             accepted,
             torch.stack(least).amin(0)[:n].to(updates),
             known.stored()
-            | {"harm": harm_memory, "tight": clusters.memory, "pairs": pairs.stored()},
+            | {"harm": harm_memory, "tight": clusters.memory, "pairs": pairs.stored()}
+            | {
+                "resistance": resistance.stored(past.get("resistance"), ids, parts, pushing, update)
+            },
             tuple(reasons.get(i) for i in range(n)),
             evidence=evidence,
         )
@@ -200,7 +226,7 @@ def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
     tiny = torch.finfo(torch.float64).tiny
     length = (norms.clamp_min(tiny) / norms[:-1].median().clamp_min(tiny)).log()
     # A tiny update must not make up for a huge one in the average.
-    found = {"length": length.clamp_min(-_SHORTEST).cpu()}
+    found = {"length": length.clamp_min(-SHORTEST).cpu()}
     if round.buffers is not None and round.server_buffers is not None:
         moved = shifts(round.buffers, round.server_buffers, round.buffer_layers)
         if moved is not None:

@@ -332,6 +332,7 @@ _VALUES = {
     "descent": "descent of the root's loss, averaged",
     "error": "standard deviation of the alignment",
     "raised": "alignment of what it raises, averaged",
+    "resistance": "resistance to the model's steps, in standard deviations",
     "raised_error": "standard deviation of that",
     "length": "length beside the median one, averaged (logarithm)",
     "shift": "shift of batch norm's statistics, averaged",

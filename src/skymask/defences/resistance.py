@@ -1,0 +1,142 @@
+"""Resistance: who holds against the way that the model went, as training does, and who pushes on.
+
+Between two rounds the global model moves by s. A client that trains in both lowers a loss of its
+own, so that what it sends changes by about -eta H s, with H the second derivative of its loss and
+eta its learning rate times its steps: along s that is -eta s.H s, against the step wherever its
+loss curves upwards that way. A convex loss does so everywhere, whatever data it is of, and that of
+a network does along the way that it is trained, which is where valleys are. So an honest client
+resists, be its data unusual, few or unlike the root data set's. Who sends its update turned round
+changes it by the opposite, and so does who sends a multiple of the others' mean turned round.
+
+Noise of batches is many times as large in a single round, but it has nothing to do with s, which
+was there before. So the sum over rounds tells, divided by the root of the sum of squares: for
+noise as likely to be one as the other way round that is below -b with a probability of at most
+exp(-b^2 / 2), whatever its size is and however that changes (Efron 1969, Hoeffding's bound).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skymask.defences.judging import Reasons, below, together
+from skymask.defences.parts import Parts
+
+_LONGER = 1 / 3
+"""The slow sums keep this power of `memory`: 0.965 where that is 0.9.
+
+How a client's loss curves does not change with what is left to learn, and near the end of that the
+noise is so strong that it takes many rounds.
+"""
+_BACK = 1.0
+"""The standard deviations above which a client that pushed is back: as an honest one is.
+
+What has nothing to do with the step, noise, is above 0 as often as not.
+"""
+_LEAST = 2.0
+"""The standard deviations below which an outlier beside the good ones pushes.
+
+Not one, as with what the root data set says: who was accepted has a part in the step, for which it
+is resisting, and beside those a rejected client that sends noise would be an outlier at once.
+"""
+_SUM, _SQUARES, _LATE_SUM, _LATE_SQUARES, _PUSHED, _ALONG, _LENGTH = range(7)
+"""What is remembered of a client: two sums and their squares, whether it was out, and of the last
+round its update along the step that the model took then and its squared length (NaN: was away)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resistance:
+    """How much n clients resist, in standard deviations, 0 where nothing is known."""
+
+    slow: Tensor
+    """(n, K) float64 on the CPU, over many rounds: in all parameters, then in each layer."""
+    lately: Tensor
+    """The same over as many rounds as a client's other averages go back."""
+    names: tuple[str, ...]
+    """Of the K parts; "" is all parameters."""
+    kept: Tensor
+    """What is remembered of these clients, (n, 7, K)."""
+
+    @classmethod
+    def of(cls, past: Any, ids: Tensor, parts: Parts, keep: float) -> "Resistance":
+        """Take in what the clients `ids` (n,) sent, taken apart.
+
+        With u' what a client sent in the round before, u what it sends now and s the step between,
+        the observation is x = (u' - u).s / (|s| sqrt(|u'|^2 + |u|^2)), of each part by itself.
+        There is none of a client that was away in the round before, or whose id comes twice. Of all
+        that there are, the last one x_t, the number is
+
+            sum_j k^(t - j) x_j / sqrt(sum_j k^(2 (t - j)) x_j^2),
+
+        k being the share `keep` that is kept of a client from round to round, and for the slow one
+        its third root. `past` is what `stored` gave in the round before, or None.
+        """
+        kept = torch.zeros(len(ids), 7, len(parts.names), dtype=torch.float64)
+        if past is not None and past["names"] == list(parts.names):
+            kept = _of_clients(past, ids, kept)
+            step = past["step"].to(parts.updates)
+            both = (kept[:, _LENGTH] + parts.squares) * parts.squares_of(step)
+            seen = (kept[:, _ALONG] - parts.along(step)) / both.sqrt()
+            some = seen.isfinite() & (ids.unique(return_counts=True)[1].max() == 1)
+            seen = torch.where(some, seen, 0.0)
+            for place, k in ((_SUM, keep**_LONGER), (_LATE_SUM, keep)):
+                for at, share, new in ((place, k, seen), (place + 1, k**2, seen.square())):
+                    kept[:, at] = torch.where(some, share * kept[:, at] + new, kept[:, at])
+        kept[:, _LENGTH] = parts.squares
+        slow, lately = (
+            torch.where(kept[:, at + 1] > 0, kept[:, at] / kept[:, at + 1].sqrt(), 0.0)
+            for at in (_SUM, _LATE_SUM)
+        )
+        return cls(slow, lately, parts.names, kept)
+
+    def pushing(self, sure: float) -> tuple[Reasons, Tensor]:
+        """Who pushes on, and in what: (n, K) bool, to be given to `stored`.
+
+        Of all parameters as with every measure (`judging.below`): by more than `sure` standard
+        deviations in either number, or by more than two if that is an outlier beside the good ones.
+        Of a layer by so many more that all layers together are as unlikely (`judging.together`).
+        Who did so in its last round is back when it resists by more than one.
+        """
+        bounds = torch.full((len(self.names),), sure, dtype=torch.float64)
+        bounds[1:] = together(sure, len(self.names) - 1)
+        out = torch.minimum(self.slow, self.lately) < -bounds
+        out[:, 0] |= below(self.slow[:, 0], self.lately[:, 0], sure, _LEAST)
+        out |= (self.kept[:, _PUSHED] > 0) & (self.slow < _BACK)
+        reasons: Reasons = {}
+        for i in out.any(1).nonzero().flatten().tolist():
+            worst = int(torch.where(out[i], self.slow[i], math.inf).argmin())
+            where = f" in layer {self.names[worst]}" if worst else ""
+            reasons[i] = (
+                f"its updates{where} push the model on the way it went, which training resists "
+                f"(resistance {float(self.slow[i, worst]):.1f} standard deviations)"
+            )
+        return reasons, out
+
+    def stored(
+        self, past: Any, ids: Tensor, parts: Parts, pushing: Tensor, step: Tensor
+    ) -> dict[str, Any]:
+        """What goes into `Decision.memory`, when the model takes the `step`, of `past` and now."""
+        kept = self.kept.clone()
+        kept[:, _PUSHED] = pushing.to(kept)
+        kept[:, _ALONG] = parts.along(step)
+        rows = {"ids": ids, "rows": kept}
+        if past is not None and past["names"] == list(self.names):
+            known = past["ids"].cpu()
+            away = ~torch.isin(known, ids)
+            others = past["rows"].cpu()[away]
+            others[:, _ALONG] = math.nan
+            rows = {"ids": torch.cat([known[away], ids]), "rows": torch.cat([others, kept])}
+        return {"names": list(self.names), "step": step.clone(), **rows}
+
+
+def _of_clients(past: Mapping[str, Any], ids: Tensor, new: Tensor) -> Tensor:
+    """What `past` has of the clients `ids` (n,), and what is `new` (n, 7, K) of others."""
+    same = ids[:, None] == past["ids"].cpu()
+    known = same.any(1)
+    rows = new.clone()
+    rows[:, _ALONG] = math.nan
+    rows[known] = past["rows"].cpu()[same[known].to(torch.uint8).argmax(1)]
+    return rows
