@@ -94,7 +94,17 @@ def test_who_is_copied_goes_with_the_copies():
     assert lost(cell) <= 1
 
 
-@pytest.mark.parametrize("row", ["digits split min-sum", "digits split sign-flip"])
-def test_poison_shared_out_over_the_layers_costs_little(row):
-    # Half of these are let in, or nearly all: a part of an update by itself does hardly any harm.
-    assert lost(CELLS[row]) <= 2
+@pytest.mark.parametrize(
+    ("row", "most"),
+    [
+        ("digits split min-sum", 0.4),
+        ("digits split min-sum x4", 0.25),
+        ("digits split sign-flip", 0.25),
+        ("digits diversified min-sum", 0.25),
+    ],
+)
+def test_poison_that_hides_in_a_layer_or_in_own_updates_costs_little(row, most):
+    cell = CELLS[row]
+    assert let_in(cell) <= most
+    assert simulated(cell.experiment).summary["fpr"] <= 0.01
+    assert lost(cell) <= 2

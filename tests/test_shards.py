@@ -132,6 +132,8 @@ def test_shared_out_columns_change_no_decision(shared, name):
             ]
             for layer, ones in expected.evidence["ones"].items():
                 torch.testing.assert_close(found.evidence["ones"][layer], ones, rtol=0, atol=0)
+            if (resistance := expected.evidence.get("resistance")) is not None:
+                torch.testing.assert_close(found.evidence["resistance"], resistance)
         assert "not finite" in here[name][2].reasons[7]
         assert "not finite" in here[name][2].reasons[8]
 

@@ -8,10 +8,11 @@ a network does along the way that it is trained, which is where valleys are. So 
 resists, be its data unusual, few or unlike the root data set's. Who sends its update turned round
 changes it by the opposite, and so does who sends a multiple of the others' mean turned round.
 
-Noise of batches is many times as large in a single round, but it has nothing to do with s, which
-was there before. So the sum over rounds tells, divided by the root of the sum of squares: for
-noise as likely to be one as the other way round that is below -b with a probability of at most
-exp(-b^2 / 2), whatever its size is and however that changes (Efron 1969, Hoeffding's bound).
+Noise of batches is many times as large in a single round. It has nothing to do with s, but that
+what was sent before is a part of s if it was averaged, which counts for its client. So the sum over
+rounds tells, divided by the root of the sum of squares: for noise as likely to be one as the other
+way round that is below -b with a probability of at most exp(-b^2 / 2), whatever its size is and
+however that changes (Efron 1969; the bound is Hoeffding's).
 """
 
 import math
