@@ -11,16 +11,24 @@ from skymask.types import Round
 LAYERS = {"body.weight": slice(0, 6), "body.bias": slice(6, 8), "head": slice(8, 15)}
 
 
+SERVER = torch.randn(15, generator=generator("server"))
+
+
 @pytest.fixture
 def updates() -> torch.Tensor:
     return torch.randn(5, 15, generator=generator("parts"))
 
 
+def taken_apart(updates: torch.Tensor, layers=LAYERS) -> Parts:
+    return Parts.of(updates, SERVER, Round(layers=layers))
+
+
 def test_all_parameters_come_first_and_then_each_layer(updates):
-    parts = Parts.of(updates, Round(layers=LAYERS))
+    parts = taken_apart(updates)
     assert parts.names == ("", *LAYERS)
     step = torch.randn(15, generator=generator("step"))
-    rows, along = updates.double().numpy(), step.double().numpy()
+    rows = torch.cat([updates, SERVER[None]]).double().numpy()  # the server's own comes last
+    along = step.double().numpy()
     for k, at in enumerate([slice(0, 15), *LAYERS.values()]):
         np.testing.assert_allclose(parts.squares[:, k], (rows[:, at] ** 2).sum(1), rtol=1e-6)
         np.testing.assert_allclose(parts.along(step)[:, k], rows[:, at] @ along[at], atol=1e-5)
@@ -29,31 +37,31 @@ def test_all_parameters_come_first_and_then_each_layer(updates):
 
 @pytest.mark.parametrize("layers", [{}, {"all": slice(0, 15)}])
 def test_a_model_of_one_layer_has_one_part(updates, layers):
-    parts = Parts.of(updates, Round(layers=layers))
+    parts = taken_apart(updates, layers)
     assert parts.names == ("",)
-    assert parts.squares.shape == (5, 1)
+    assert parts.squares.shape == (6, 1)
     assert parts.shares() == {}
 
 
 def test_shares_are_beside_the_median_client_and_whatever_the_length(updates):
-    shares = Parts.of(updates, Round(layers=LAYERS)).shares()
+    shares = taken_apart(updates).shares()
     assert list(shares) == list(LAYERS)
     for share in shares.values():
         assert share.median() == 0
     longer = updates * torch.tensor([1.0, 2.0, 0.1, 7.0, 1.0])[:, None]
-    for name, share in Parts.of(longer, Round(layers=LAYERS)).shares().items():
+    for name, share in taken_apart(longer).shares().items():
         torch.testing.assert_close(share, shares[name], rtol=1e-5, atol=1e-5)
 
 
 def test_a_layer_that_most_leave_alone_is_left_out(updates):
     updates[:3, 6:8] = 0
-    shares = Parts.of(updates, Round(layers=LAYERS)).shares()
+    shares = taken_apart(updates).shares()
     assert list(shares) == ["body.weight", "head"]
     updates[0] = 0  # and who sends nothing has no layer that is large
-    assert Parts.of(updates, Round(layers=LAYERS)).shares()["head"][0] < -100
+    assert taken_apart(updates).shares()["head"][0] < -100
 
 
 def test_numbers_beyond_their_precision_are_no_share(updates):
     updates[0, 0] = 1e30
-    for share in Parts.of(updates, Round(layers=LAYERS)).shares().values():
+    for share in taken_apart(updates).shares().values():
         assert share[1:].isfinite().all()

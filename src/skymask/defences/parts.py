@@ -11,29 +11,36 @@ from skymask.types import Round
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The K parts of `updates` (n, d): all parameters, and each layer where there are several.
+    """The K parts of `updates` (n, d) and of the server's own: all parameters, and each layer.
 
-    Layers are the named parameters of `Round.layers`; all parameters are all of these. Where a
-    model is shared out among processes each holds its columns, and the numbers are of all of them.
+    Layers are the named parameters of `Round.layers`, where there are several; all parameters are
+    all of these. Where a model is shared out among processes each holds its columns, and the
+    numbers are of all of them.
     """
 
     names: tuple[str, ...]
     """"" for all parameters, then the layers'."""
     updates: Tensor
+    server: Tensor
     round: Round
     squares: Tensor
-    """The squared lengths, (n, K) float64 on the CPU."""
+    """The squared lengths, the server's last, (n + 1, K) float64 on the CPU."""
 
     @classmethod
-    def of(cls, updates: Tensor, round: Round) -> "Parts":
-        """The parts of `updates` (n, d), or of this process's columns of them."""
+    def of(cls, updates: Tensor, server: Tensor, round: Round) -> "Parts":
+        """The parts of `updates` (n, d) and `server` (d,), or this process's columns of them."""
         names = ("", *round.layers) if len(round.layers) > 1 else ("",)
-        return cls(names, updates, round, _squares(updates, round))
+        squares = torch.cat([_squares(updates, round), _squares(server[None], round)])
+        return cls(names, updates, server, round, squares)
 
     def along(self, step: Tensor) -> Tensor:
-        """The products of each part with the same of `step` (d,), (n, K) float64 on the CPU."""
+        """The products of each part with the same of `step` (d,), (n + 1, K) float64, CPU."""
         places = _places(self.updates, self.round)
-        return _together([self.updates[:, at] @ step[at] for at in places], self.round)
+        found = [
+            torch.cat([self.updates[:, at] @ step[at], (self.server[at] @ step[at])[None]])
+            for at in places
+        ]
+        return _together(found, self.round)
 
     def squares_of(self, step: Tensor) -> Tensor:
         """The squared lengths of the parts of `step` (d,): (1, K) float64 on the CPU."""
@@ -45,7 +52,7 @@ class Parts:
         The logarithm of the layer's length over that of all parameters, less the median. A layer
         that most clients leave as it is is left out, since nothing is usual there.
         """
-        norms = self.squares.sqrt()
+        norms = self.squares[:-1].sqrt()
         shares = torch.nan_to_num(norms / norms[:, :1], 0.0, 0.0, 0.0)
         usual = shares.median(0).values
         tiny = torch.finfo(shares.dtype).tiny

@@ -13,6 +13,9 @@ what was sent before is a part of s if it was averaged, which counts for its cli
 rounds tells, divided by the root of the sum of squares: for noise as likely to be one as the other
 way round that is below -b with a probability of at most exp(-b^2 / 2), whatever its size is and
 however that changes (Efron 1969; the bound is Hoeffding's).
+
+The server's own model is asked, too: where it does not resist the loss curves downwards along the
+way of the model, as that of a network may for some rounds, and nobody is judged.
 """
 
 import math
@@ -24,7 +27,10 @@ import torch
 from torch import Tensor
 
 from skymask.defences.judging import Reasons, below, together
+from skymask.defences.memory import ROOT
 from skymask.defences.parts import Parts
+from skymask.defences.selected import needed
+from skymask.types import Round
 
 _LONGER = 1 / 3
 """The slow sums keep this power of `memory`: 0.965 where that is 0.9.
@@ -35,7 +41,8 @@ noise is so strong that it takes many rounds.
 _BACK = 1.0
 """The standard deviations above which a client that pushed is back: as an honest one is.
 
-What has nothing to do with the step, noise, is above 0 as often as not.
+What has nothing to do with the step, noise, is above 0 as often as not. So many below 0 the root
+is only where losses curve downwards.
 """
 _LEAST = 2.0
 """The standard deviations below which an outlier beside the good ones pushes.
@@ -43,6 +50,10 @@ _LEAST = 2.0
 Not one, as with what the root data set says: who was accepted has a part in the step, for which it
 is resisting, and beside those a rejected client that sends noise would be an outlier at once.
 """
+_SAMPLED = 1 << 12
+"""So many parameters tell whether the model took the step that was decided on."""
+_SAME_WAY = 0.9
+"""The cosine of that step and the one taken above which it did, but for a factor and rounding."""
 _SUM, _SQUARES, _LATE_SUM, _LATE_SQUARES, _PUSHED, _ALONG, _LENGTH = range(7)
 """What is remembered of a client: two sums and their squares, whether it was out, and of the last
 round its update along the step that the model took then and its squared length (NaN: was away)."""
@@ -50,16 +61,16 @@ round its update along the step that the model took then and its squared length 
 
 @dataclass(frozen=True, eq=False)
 class Resistance:
-    """How much n clients resist, in standard deviations, 0 where nothing is known."""
+    """How much clients resist, and last the root: in standard deviations, 0 where it is unknown."""
 
     slow: Tensor
-    """(n, K) float64 on the CPU, over many rounds: in all parameters, then in each layer."""
+    """(n + 1, K) float64 on the CPU, over many rounds: in all parameters, then in each layer."""
     lately: Tensor
     """The same over as many rounds as a client's other averages go back."""
     names: tuple[str, ...]
     """Of the K parts; "" is all parameters."""
     kept: Tensor
-    """What is remembered of these clients, (n, 7, K)."""
+    """What is remembered of them, (n + 1, 7, K)."""
 
     @classmethod
     def of(cls, past: Any, ids: Tensor, parts: Parts, keep: float) -> "Resistance":
@@ -67,21 +78,23 @@ class Resistance:
 
         With u' what a client sent in the round before, u what it sends now and s the step between,
         the observation is x = (u' - u).s / (|s| sqrt(|u'|^2 + |u|^2)), of each part by itself.
-        There is none of a client that was away in the round before, or whose id comes twice. Of all
-        that there are, the last one x_t, the number is
+        There is none of a client that was away in the round before, or whose id comes twice, and
+        none of anybody where the model went another way than s: what was sent along that is not
+        known any more. Of all that there are, the last one x_t, the number is
 
             sum_j k^(t - j) x_j / sqrt(sum_j k^(2 (t - j)) x_j^2),
 
         k being the share `keep` that is kept of a client from round to round, and for the slow one
         its third root. `past` is what `stored` gave in the round before, or None.
         """
-        kept = torch.zeros(len(ids), 7, len(parts.names), dtype=torch.float64)
+        kept = torch.zeros(len(ids) + 1, 7, len(parts.names), dtype=torch.float64)
         if past is not None and past["names"] == list(parts.names):
-            kept = _of_clients(past, ids, kept)
+            kept = _of_clients(past, _with_root(ids), kept)
             step = past["step"].to(parts.updates)
+            taken = _taken(past["params"], step, parts.round)
             both = (kept[:, _LENGTH] + parts.squares) * parts.squares_of(step)
             seen = (kept[:, _ALONG] - parts.along(step)) / both.sqrt()
-            some = seen.isfinite() & (ids.unique(return_counts=True)[1].max() == 1)
+            some = seen.isfinite() & (taken and len(ids.unique()) == len(ids))
             seen = torch.where(some, seen, 0.0)
             for place, k in ((_SUM, keep**_LONGER), (_LATE_SUM, keep)):
                 for at, share, new in ((place, k, seen), (place + 1, k**2, seen.square())):
@@ -94,18 +107,21 @@ class Resistance:
         return cls(slow, lately, parts.names, kept)
 
     def pushing(self, sure: float) -> tuple[Reasons, Tensor]:
-        """Who pushes on, and in what: (n, K) bool, to be given to `stored`.
+        """Who of the clients pushes on, and in what: (n + 1, K) bool, to be given to `stored`.
 
         Of all parameters as with every measure (`judging.below`): by more than `sure` standard
         deviations in either number, or by more than two if that is an outlier beside the good ones.
         Of a layer by so many more that all layers together are as unlikely (`judging.together`).
-        Who did so in its last round is back when it resists by more than one.
+        Who did so in its last round is back when it resists by more than one. Nobody does in what
+        the root pushes in itself, by more than one standard deviation.
         """
         bounds = torch.full((len(self.names),), sure, dtype=torch.float64)
         bounds[1:] = together(sure, len(self.names) - 1)
         out = torch.minimum(self.slow, self.lately) < -bounds
-        out[:, 0] |= below(self.slow[:, 0], self.lately[:, 0], sure, _LEAST)
+        out[:-1, 0] |= below(self.slow[:-1, 0], self.lately[:-1, 0], sure, _LEAST)
         out |= (self.kept[:, _PUSHED] > 0) & (self.slow < _BACK)
+        out &= self.slow[-1] > -_BACK
+        out[-1] = False
         reasons: Reasons = {}
         for i in out.any(1).nonzero().flatten().tolist():
             worst = int(torch.where(out[i], self.slow[i], math.inf).argmin())
@@ -123,6 +139,7 @@ class Resistance:
         kept = self.kept.clone()
         kept[:, _PUSHED] = pushing.to(kept)
         kept[:, _ALONG] = parts.along(step)
+        ids = _with_root(ids)
         rows = {"ids": ids, "rows": kept}
         if past is not None and past["names"] == list(self.names):
             known = past["ids"].cpu()
@@ -130,14 +147,37 @@ class Resistance:
             others = past["rows"].cpu()[away]
             others[:, _ALONG] = math.nan
             rows = {"ids": torch.cat([known[away], ids]), "rows": torch.cat([others, kept])}
-        return {"names": list(self.names), "step": step.clone(), **rows}
+        params = _sample(_columns(parts.round)).clone()
+        return {"names": list(self.names), "step": step.clone(), "params": params, **rows}
+
+
+def _with_root(ids: Tensor) -> Tensor:
+    return torch.cat([ids, torch.tensor([ROOT])])
 
 
 def _of_clients(past: Mapping[str, Any], ids: Tensor, new: Tensor) -> Tensor:
-    """What `past` has of the clients `ids` (n,), and what is `new` (n, 7, K) of others."""
+    """What `past` has of `ids` (n,), and what is `new` (n, 7, K) of those that it does not know."""
     same = ids[:, None] == past["ids"].cpu()
     known = same.any(1)
     rows = new.clone()
     rows[:, _ALONG] = math.nan
     rows[known] = past["rows"].cpu()[same[known].to(torch.uint8).argmax(1)]
     return rows
+
+
+def _taken(before: Tensor, step: Tensor, round: Round) -> bool:
+    """Whether the model went along `step` since parameters were `before`, both this process's."""
+    now, step = _sample(_columns(round)), _sample(step).to(torch.float64)
+    moved = now.to(torch.float64) - before.to(step)
+    products = torch.stack([moved @ step, moved @ moved, step @ step])
+    along, mine, theirs = round.shard.sum(products).tolist()
+    return bool(along > _SAME_WAY * math.sqrt(mine * theirs))
+
+
+def _columns(round: Round) -> Tensor:
+    """The parameters, this process's columns of them."""
+    return round.shard.part(needed(round, "params", "SkyMask"))
+
+
+def _sample(columns: Tensor) -> Tensor:
+    return columns[:: max(1, len(columns) // _SAMPLED)]

@@ -77,8 +77,8 @@ class SkyMask:
        upwards: its updates change against the model's last step (`resistance`). Out is whose
        change with it, as those do that are turned round, over rounds and in all parameters by more
        than `sure` standard deviations, or by more than two and as an outlier beside the good
-       clients; or in a layer. This takes no root data set, only clients that take part in one
-       round after the other, and a caller who adds the decision's update to the model.
+       clients; or in a layer. It takes clients that take part in one round after the other and a
+       model that takes the decision's update, or a multiple; and the root model has to resist.
 
     Masks are trained as in the paper (Eq. 1 to 5). Departures, and why:
 
@@ -143,7 +143,7 @@ class SkyMask:
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
         reasons = copied(updates, server, round.shard)
 
-        parts = Parts.of(updates, round)
+        parts = Parts.of(updates, server, round)
         resistance = Resistance.of(past.get("resistance"), ids, parts, self.memory)
 
         samples = worth(needed(round, "root", "SkyMask").labels.cpu())
@@ -170,7 +170,7 @@ class SkyMask:
             "points": points,
             "gain": clusters.gain,
             **{name: averages[name][:n] for name in averages if name != "square"},
-            "resistance": resistance.slow[:, 0],
+            "resistance": resistance.slow[:n, 0],
             **masks.evidence(),
         }
         if not deviations:
