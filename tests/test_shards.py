@@ -26,8 +26,11 @@ RULES = {
 }
 
 
-def federation(index, memory=None, norm=True):
-    """Fifteen updates of a model, with batch norm or not, five turned round, and their round."""
+def federation(index, memory=None, norm=True, moved=0.0):
+    """Fifteen updates of a model, with batch norm or not, five turned round, and their round.
+
+    The model has `moved` (d,) away from where it started.
+    """
     draw = generator("shards", index)
     inputs = torch.randn(60, 8, generator=draw, dtype=torch.float64)
     labels = (inputs[:, :4].argmax(1) + torch.arange(60) // 30) % 4
@@ -39,6 +42,7 @@ def federation(index, memory=None, norm=True):
             torch.nn.Tanh(),
             torch.nn.Linear(16, 4),
         ).double()
+    sm.assign(model, sm.flatten(model) + moved)
     local = sm.LocalSGD(3, 20, 0.3)
     round = sm.server_round(
         model,
@@ -68,16 +72,16 @@ def decisions(name, make, rule=None):
 
 
 def decided(rule, make, norm):
-    memory, found = None, []
+    memory, found, moved = None, [], 0.0
     for index in range(3):
-        updates, round = federation(index, memory, norm)
+        updates, round = federation(index, memory, norm, moved)
         shard = make(updates.shape[1])
         if index == 2:
             updates[7, 0], updates[8, -1] = float("nan"), float("inf")
         decision = rule(shard.part(updates), dataclasses.replace(round, shard=shard))
         decision = dataclasses.replace(decision, update=shard.whole(decision.update))
         found.append(decision)
-        memory = decision.memory
+        memory, moved = decision.memory, moved + decision.update
     return found
 
 
@@ -134,6 +138,7 @@ def test_shared_out_columns_change_no_decision(shared, name):
                 torch.testing.assert_close(found.evidence["ones"][layer], ones, rtol=0, atol=0)
             if (resistance := expected.evidence.get("resistance")) is not None:
                 torch.testing.assert_close(found.evidence["resistance"], resistance)
+                assert resistance.any() == (found is not here[name][0])
         assert "not finite" in here[name][2].reasons[7]
         assert "not finite" in here[name][2].reasons[8]
 

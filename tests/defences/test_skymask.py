@@ -11,6 +11,7 @@ from torch import Tensor
 
 import skymask as sm
 from skymask import Decision, InputError, PaperSkyMask, Round, SkyMask
+from skymask.randomness import generator
 from tests.reference import digits
 from tests.test_laws import same_memory, saved
 
@@ -101,7 +102,7 @@ def test_clean_rounds_hardly_lose_anybody(q, seed):
     assert sm.simulate(experiment, device="cpu").summary["fpr"] <= 0.02
 
 
-# The four reasons.
+# The reasons.
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 9, 12, 16, 20])
@@ -507,3 +508,50 @@ def test_a_model_whose_outputs_are_no_tensor_is_judged_without_harm():
 
 def test_the_rule_as_printed_is_at_hand():
     assert SkyMask.paper(5.0) == PaperSkyMask(5.0)
+
+
+def test_a_layer_may_have_any_name():
+    """Of a bare linear model it is "weight", which averages have for their own."""
+    draw = generator("names")
+    inputs = torch.randn(60, 5, generator=draw)
+    labels = (inputs @ torch.randn(5, 3, generator=draw)).argmax(1)
+    model, memory = torch.nn.Linear(5, 3), None
+    for index in range(12):
+        local = sm.LocalSGD(1, 20, 0.3)
+        round = sm.server_round(
+            model, F.cross_entropy, (inputs, labels), local, index=index, memory=memory
+        )
+        noise = torch.randn(10, len(round.params), generator=draw)
+        updates = round.server_update + 0.5 * round.server_update.std() * noise
+        decision = SkyMask()(updates, round)
+        assert decision.accepted.all()
+        memory = decision.memory
+        sm.assign(model, sm.flatten(model) + decision.update)
+    assert 0.5 < float(memory["shares"]["all"]["weight"].max()) < 1
+
+
+def test_honest_clients_whose_biases_push_are_not_lost():
+    """Of a convex loss each resists in all parameters together; in the biases by itself some push.
+
+    Clients with more of one class than of the others, and a step on all of their samples.
+    """
+    draw = generator("biases")
+    inputs = torch.randn(1300, 20, generator=draw)
+    labels = (inputs @ torch.randn(20, 4, generator=draw)).argmax(1)
+    model, memory = torch.nn.Sequential(torch.nn.Linear(20, 4)), None
+    likely = [torch.where(labels[100:] == i % 4, 1.0, 0.05) for i in range(12)]
+    own = [100 + torch.multinomial(each, 60, generator=draw) for each in likely]
+    lost = 0
+    for index in range(40):
+        start, updates = sm.flatten(model), []
+        for rows in own:
+            model.zero_grad()
+            F.cross_entropy(model(inputs[rows]), labels[rows]).backward()
+            updates.append(-0.5 * torch.cat([p.grad.flatten() for p in model.parameters()]))
+        root, local = (inputs[:100], labels[:100]), sm.LocalSGD(1, 60, 0.5)
+        round = sm.server_round(model, F.cross_entropy, root, local, index=index, memory=memory)
+        decision = SkyMask()(torch.stack(updates), round)
+        lost += int((~decision.accepted).sum())
+        memory = decision.memory
+        sm.assign(model, start + decision.update)
+    assert lost <= 0.01 * 40 * 12

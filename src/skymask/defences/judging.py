@@ -70,7 +70,7 @@ class Known:
     length: Tensor
     """Logarithm of this round's relative length, (n + 1,)."""
     shares: ClientAverages
-    """Slow averages of how large layers are in updates (`Parts.shares`); the root's are 0."""
+    """Slow averages of how large layers are in updates (`parts.shares`); the root's are 0."""
     shares_now: Mapping[str, Tensor]
     """This round's, (n,) by layer."""
     samples: float
@@ -88,13 +88,13 @@ class Known:
     ) -> "Known":
         """Take in what was `seen` (n + 1,) each of the clients `ids` (n,) and the root.
 
-        `shares` (n,) of the clients are what `Parts.shares` gives, `past` what `stored` gave, and
+        `shares` (n,) of the clients are what `parts.shares` gives, `past` what `stored` gave, and
         `samples` how many the root data set has, in effect.
         """
         slow = ClientAverages.of(past.get("slow"), ids, seen, keep)
         lately = ClientAverages.of(past.get("lately"), ids, seen, keep**SOONER)
         root = torch.zeros(1, dtype=torch.float64)
-        parts = {name: torch.cat([x.clamp_min(-SHORTEST), root]) for name, x in shares.items()}
+        parts = {_share(k): torch.cat([x.clamp_min(-SHORTEST), root]) for k, x in shares.items()}
         averaged = ClientAverages.of(past.get("shares"), ids, parts, keep)
         return cls(slow, lately, seen["length"], averaged, shares, samples)
 
@@ -149,6 +149,11 @@ class Known:
         own = (values["square"] - values["descent"].square()) / (1 - noise)
         own = own[:-1][noise[:-1] < 1]
         return max(float(own.median()), 1 / self.samples) if len(own) else math.inf
+
+
+def _share(layer: str) -> str:
+    """What the average is called: averages have names of their own, which a layer may have."""
+    return f"share of {layer}"
 
 
 def worth(labels: Tensor) -> float:
@@ -244,12 +249,12 @@ def _useless(alignment: Tensor, descent: Tensor) -> Tensor:
     return (alignment < limit) & (descent < _outlier(descent[good], _SPREADS["descent"]))
 
 
-def below(slow: Tensor, lately: Tensor, sure: float, least: float = 1.0) -> Tensor:
-    """Which of n clients are so far below 0, or below 0 and the good ones, (n,) bool; (n,) each.
+def below(slow: Tensor, lately: Tensor, sure: float, beyond: float = 1.0) -> Tensor:
+    """Which of n clients are below 0, of their two numbers (n,): (n,) bool.
 
-    Of outliers beside the good ones by more than `least` standard deviations.
+    Below -`sure` in either one; or below -`beyond` in the slow one, and an outlier beside the good.
     """
-    return (torch.minimum(slow, lately) < -sure) | (slow < _limit(slow, -least))
+    return (torch.minimum(slow, lately) < -sure) | (slow < _limit(slow, -beyond))
 
 
 def _limit(mine: Tensor, most: float) -> Tensor:
@@ -288,13 +293,15 @@ def too_long(known: Known, kept: Sequence[int], larger: float) -> Reasons:
     if not kept:
         return {}
     found = _larger(known, known.slow.values["length"], known.length, kept, larger, 1)
-    why = "its updates are {:.1f} times as long as the median client's"
-    reasons = {i: why.format(times) for i, times in found.items()}
+    reasons = {
+        i: f"its updates are {times:.1f} times as long as the median client's"
+        for i, times in found.items()
+    }
     for layer, now in known.shares_now.items():
-        average, many = known.shares.values[layer], len(known.shares_now)
-        why = f"layer {layer} is {{:.1f}} times as much of its updates as of the median client's"
+        average, many = known.shares.values[_share(layer)], len(known.shares_now)
         for i, times in _larger(known, average, now, kept, larger, many).items():
-            reasons.setdefault(i, why.format(times))
+            beside = "times as much of its updates as of the median client's"
+            reasons.setdefault(i, f"layer {layer} is {times:.1f} {beside}")
     return reasons
 
 

@@ -1,79 +1,78 @@
 """Updates taken apart: all parameters together, and each layer by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from skymask.types import Round
+from skymask.shards import Shard
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
     """The K parts of `updates` (n, d) and of the server's own: all parameters, and each layer.
 
-    Layers are the named parameters of `Round.layers`, where there are several; all parameters are
-    all of these. Where a model is shared out among processes each holds its columns, and the
-    numbers are of all of them.
+    Where there is one layer alone, it is all parameters. Where a model is shared out among
+    processes each holds its columns, and the numbers are of all of them.
     """
 
     names: tuple[str, ...]
     """"" for all parameters, then the layers'."""
+    places: Sequence[slice]
+    """The layers' columns, of those that are held here."""
     updates: Tensor
     server: Tensor
-    round: Round
+    shard: Shard
     squares: Tensor
     """The squared lengths, the server's last, (n + 1, K) float64 on the CPU."""
 
     @classmethod
-    def of(cls, updates: Tensor, server: Tensor, round: Round) -> "Parts":
-        """The parts of `updates` (n, d) and `server` (d,), or this process's columns of them."""
-        names = ("", *round.layers) if len(round.layers) > 1 else ("",)
-        squares = torch.cat([_squares(updates, round), _squares(server[None], round)])
-        return cls(names, updates, server, round, squares)
+    def of(
+        cls, updates: Tensor, server: Tensor, layers: Mapping[str, slice], shard: Shard
+    ) -> "Parts":
+        """The `layers` of `updates` (n, d) and `server` (d,), or this process's columns of them."""
+        names = ("", *layers) if len(layers) > 1 else ("",)
+        places = list(shard.layers(layers).values())
+        lengths = [_lengths(rows, places, shard) for rows in (updates, server[None])]
+        return cls(names, places, updates, server, shard, _with_all(torch.cat(lengths)))
 
     def along(self, step: Tensor) -> Tensor:
         """The products of each part with the same of `step` (d,), (n + 1, K) float64, CPU."""
-        places = _places(self.updates, self.round)
         found = [
             torch.cat([self.updates[:, at] @ step[at], (self.server[at] @ step[at])[None]])
-            for at in places
+            for at in self.places
         ]
-        return _together(found, self.round)
+        return _with_all(self.shard.sum(torch.stack(found, 1).to(torch.float64)).cpu())
 
     def squares_of(self, step: Tensor) -> Tensor:
         """The squared lengths of the parts of `step` (d,): (1, K) float64 on the CPU."""
-        return _squares(step[None], self.round)
-
-    def shares(self) -> dict[str, Tensor]:
-        """How large each layer is in a client's update, beside the median client: (n,) by layer.
-
-        The logarithm of the layer's length over that of all parameters, less the median. A layer
-        that most clients leave as it is is left out, since nothing is usual there.
-        """
-        norms = self.squares[:-1].sqrt()
-        shares = torch.nan_to_num(norms / norms[:, :1], 0.0, 0.0, 0.0)
-        usual = shares.median(0).values
-        tiny = torch.finfo(shares.dtype).tiny
-        return {
-            name: (shares[:, k] / usual[k]).clamp_min(tiny).log()
-            for k, name in enumerate(self.names)
-            if name and usual[k] > 0
-        }
+        return _with_all(_lengths(step[None], self.places, self.shard))
 
 
-def _squares(rows: Tensor, round: Round) -> Tensor:
-    norms = [torch.linalg.vector_norm(rows[:, at], dim=1) for at in _places(rows, round)]
-    return _together([norm.to(torch.float64).square() for norm in norms], round)
+def shares(updates: Tensor, layers: Mapping[str, slice], shard: Shard) -> dict[str, Tensor]:
+    """How large each of `layers` is in a client's update, beside the median client: (n,) by layer.
+
+    The logarithm of the layer's length over that of all of them, less the median; 0 of a layer that
+    most clients leave as it is, since nothing is usual there. Nothing where there is one layer.
+    """
+    if len(layers) < 2:
+        return {}
+    norms = _lengths(updates, list(shard.layers(layers).values()), shard).sqrt()
+    found = torch.nan_to_num(norms / norms.square().sum(1, keepdim=True).sqrt(), 0.0, 0.0, 0.0)
+    usual = found.median(0).values
+    beside = (found / usual).clamp_min(torch.finfo(found.dtype).tiny).log()
+    return dict(zip(layers, torch.where(usual > 0, beside, 0.0).unbind(1), strict=True))
 
 
-def _places(rows: Tensor, round: Round) -> Sequence[slice]:
-    layers = round.shard.layers(round.layers)
-    return list(layers.values()) if len(layers) > 1 else [slice(0, rows.shape[1])]
+def _lengths(rows: Tensor, places: Sequence[slice], shard: Shard) -> Tensor:
+    """The squared lengths of `rows` (n, d) in each place, (n, L) float64 on the CPU."""
+    norms = torch.stack([torch.linalg.vector_norm(rows[:, at], dim=1) for at in places], 1)
+    return shard.sum(norms.to(torch.float64).square()).cpu()
 
 
-def _together(layers: list[Tensor], round: Round) -> Tensor:
-    """Of all `layers`, (n,) each, together, and of each one where there are several: (n, K)."""
-    each = round.shard.sum(torch.stack(layers, 1).to(torch.float64)).cpu()
-    return torch.cat([each.sum(1, keepdim=True), each], 1) if len(layers) > 1 else each
+def _with_all(layers: Tensor) -> Tensor:
+    """(n, L) with the sum over all layers first, where there are several."""
+    if layers.shape[1] == 1:
+        return layers
+    return torch.cat([layers.sum(1, keepdim=True), layers], 1)

@@ -8,11 +8,16 @@ a network does along the way that it is trained, which is where valleys are. So 
 resists, be its data unusual, few or unlike the root data set's. Who sends its update turned round
 changes it by the opposite, and so does who sends a multiple of the others' mean turned round.
 
+In a layer by itself what the others' steps change there is mixed in. Modules were seen to resist
+all the same, but not biases: even with a convex loss honest clients' may push for long.
+
 Noise of batches is many times as large in a single round. It has nothing to do with s, but that
 what was sent before is a part of s if it was averaged, which counts for its client. So the sum over
-rounds tells, divided by the root of the sum of squares: for noise as likely to be one as the other
-way round that is below -b with a probability of at most exp(-b^2 / 2), whatever its size is and
-however that changes (Efron 1969; the bound is Hoeffding's).
+rounds tells, divided by the root of the sum of squares: for noise whose signs are thrown like
+coins that is below -b with a probability of at most exp(-b^2 / 2), whatever its size is and however
+that changes (Efron 1969; the bound is Hoeffding's). Each update is in two observations, so that the
+signs are not quite that: where steps go to and fro the number varies by up to 1.4 times as much,
+where they go one way by less.
 
 The server's own model is asked, too: where it does not resist the loss curves downwards along the
 way of the model, as that of a network may for some rounds, and nobody is judged.
@@ -29,8 +34,7 @@ from torch import Tensor
 from skymask.defences.judging import Reasons, below, together
 from skymask.defences.memory import ROOT
 from skymask.defences.parts import Parts
-from skymask.defences.selected import needed
-from skymask.types import Round
+from skymask.shards import Shard
 
 _LONGER = 1 / 3
 """The slow sums keep this power of `memory`: 0.965 where that is 0.9.
@@ -41,9 +45,10 @@ noise is so strong that it takes many rounds.
 _BACK = 1.0
 """The standard deviations above which a client that pushed is back: as an honest one is.
 
-What has nothing to do with the step, noise, is above 0 as often as not. So many below 0 the root
-is only where losses curve downwards.
+What has nothing to do with the step, noise, is above 0 as often as not.
 """
+_DOWN = -1.0
+"""The standard deviations below which the root is where losses curve downwards."""
 _LEAST = 2.0
 """The standard deviations below which an outlier beside the good ones pushes.
 
@@ -67,44 +72,50 @@ class Resistance:
     """(n + 1, K) float64 on the CPU, over many rounds: in all parameters, then in each layer."""
     lately: Tensor
     """The same over as many rounds as a client's other averages go back."""
+    seen: Tensor
+    """(n + 1,) bool: of whom something was observed in this round."""
     names: tuple[str, ...]
     """Of the K parts; "" is all parameters."""
     kept: Tensor
     """What is remembered of them, (n + 1, 7, K)."""
 
     @classmethod
-    def of(cls, past: Any, ids: Tensor, parts: Parts, keep: float) -> "Resistance":
-        """Take in what the clients `ids` (n,) sent, taken apart.
+    def of(cls, past: Any, ids: Tensor, parts: Parts, params: Tensor, keep: float) -> "Resistance":
+        """Take in what the clients `ids` (n,) sent, taken apart, at the model `params` (d,).
 
         With u' what a client sent in the round before, u what it sends now and s the step between,
         the observation is x = (u' - u).s / (|s| sqrt(|u'|^2 + |u|^2)), of each part by itself.
-        There is none of a client that was away in the round before, or whose id comes twice, and
+        There is none of a client that was away in the round before or whose id comes twice, and
         none of anybody where the model went another way than s: what was sent along that is not
         known any more. Of all that there are, the last one x_t, the number is
 
             sum_j k^(t - j) x_j / sqrt(sum_j k^(2 (t - j)) x_j^2),
 
         k being the share `keep` that is kept of a client from round to round, and for the slow one
-        its third root. `past` is what `stored` gave in the round before, or None.
+        its third root. `past` is what `stored` gave in the round before, or None; what another
+        process or another number of processes stored, or another model, is not known here.
         """
-        kept = torch.zeros(len(ids) + 1, 7, len(parts.names), dtype=torch.float64)
-        if past is not None and past["names"] == list(parts.names):
-            kept = _of_clients(past, _with_root(ids), kept)
+        rows = _with_root(ids)
+        kept = torch.zeros(len(rows), 7, len(parts.names), dtype=torch.float64)
+        found = torch.zeros(len(rows), dtype=torch.bool)
+        if _same_kind(past, parts):
+            kept = _of_clients(past, rows, kept)
             step = past["step"].to(parts.updates)
-            taken = _taken(past["params"], step, parts.round)
             both = (kept[:, _LENGTH] + parts.squares) * parts.squares_of(step)
-            seen = (kept[:, _ALONG] - parts.along(step)) / both.sqrt()
-            some = seen.isfinite() & (taken and len(ids.unique()) == len(ids))
-            seen = torch.where(some, seen, 0.0)
+            x = (kept[:, _ALONG] - parts.along(step)) / both.sqrt()
+            taken = _taken(past["params"], parts.shard.part(params), step, parts.shard)
+            some = x.isfinite() & (taken & ~_doubled(rows))[:, None]
+            found = some.any(1)
+            x = torch.where(some, x, 0.0)
             for place, k in ((_SUM, keep**_LONGER), (_LATE_SUM, keep)):
-                for at, share, new in ((place, k, seen), (place + 1, k**2, seen.square())):
+                for at, share, new in ((place, k, x), (place + 1, k**2, x.square())):
                     kept[:, at] = torch.where(some, share * kept[:, at] + new, kept[:, at])
         kept[:, _LENGTH] = parts.squares
         slow, lately = (
             torch.where(kept[:, at + 1] > 0, kept[:, at] / kept[:, at + 1].sqrt(), 0.0)
             for at in (_SUM, _LATE_SUM)
         )
-        return cls(slow, lately, parts.names, kept)
+        return cls(slow, lately, found, parts.names, kept)
 
     def pushing(self, sure: float) -> tuple[Reasons, Tensor]:
         """Who of the clients pushes on, and in what: (n + 1, K) bool, to be given to `stored`.
@@ -113,42 +124,79 @@ class Resistance:
         deviations in either number, or by more than two if that is an outlier beside the good ones.
         Of a layer by so many more that all layers together are as unlikely (`judging.together`).
         Who did so in its last round is back when it resists by more than one. Nobody does in what
-        the root pushes in itself, by more than one standard deviation.
+        the root pushes in itself, by more than one standard deviation in either number, and nobody
+        at all where nothing was observed of anybody.
         """
+        least = torch.minimum(self.slow, self.lately)
         bounds = torch.full((len(self.names),), sure, dtype=torch.float64)
         bounds[1:] = together(sure, len(self.names) - 1)
-        out = torch.minimum(self.slow, self.lately) < -bounds
+        out = least < -bounds
         out[:-1, 0] |= below(self.slow[:-1, 0], self.lately[:-1, 0], sure, _LEAST)
-        out |= (self.kept[:, _PUSHED] > 0) & (self.slow < _BACK)
-        out &= self.slow[-1] > -_BACK
+        stays = (self.kept[:, _PUSHED] > 0) & (self.slow < _BACK) & self.seen[:, None] & ~out
+        out |= stays
+        out &= (least[-1] > _DOWN) & self.seen[:-1].any()
         out[-1] = False
         reasons: Reasons = {}
         for i in out.any(1).nonzero().flatten().tolist():
-            worst = int(torch.where(out[i], self.slow[i], math.inf).argmin())
+            worst = int(torch.where(out[i], least[i], math.inf).argmin())
             where = f" in layer {self.names[worst]}" if worst else ""
-            reasons[i] = (
-                f"its updates{where} push the model on the way it went, which training resists "
-                f"(resistance {float(self.slow[i, worst]):.1f} standard deviations)"
-            )
+            told = f"(resistance {float(least[i, worst]):.1f} standard deviations)"
+            if stays[i, worst]:
+                reasons[i] = f"its updates{where} pushed the model on and do not resist yet {told}"
+            else:
+                why = "push the model on the way it went, which training resists"
+                reasons[i] = f"its updates{where} {why} {told}"
         return reasons, out
 
     def stored(
-        self, past: Any, ids: Tensor, parts: Parts, pushing: Tensor, step: Tensor
+        self,
+        past: Any,
+        ids: Tensor,
+        parts: Parts,
+        params: Tensor,
+        pushing: Tensor,
+        step: Tensor,
     ) -> dict[str, Any]:
-        """What goes into `Decision.memory`, when the model takes the `step`, of `past` and now."""
+        """What goes into `Decision.memory` when the model `params` (d,) takes the `step`."""
+        rows = _with_root(ids)
         kept = self.kept.clone()
         kept[:, _PUSHED] = pushing.to(kept)
-        kept[:, _ALONG] = parts.along(step)
-        ids = _with_root(ids)
-        rows = {"ids": ids, "rows": kept}
-        if past is not None and past["names"] == list(self.names):
+        kept[:, _ALONG] = torch.where(_doubled(rows)[:, None], math.nan, parts.along(step))
+        every, of = rows, kept
+        if _same_kind(past, parts):
             known = past["ids"].cpu()
-            away = ~torch.isin(known, ids)
+            away = ~torch.isin(known, rows)
             others = past["rows"].cpu()[away]
             others[:, _ALONG] = math.nan
-            rows = {"ids": torch.cat([known[away], ids]), "rows": torch.cat([others, kept])}
-        params = _sample(_columns(parts.round)).clone()
-        return {"names": list(self.names), "step": step.clone(), "params": params, **rows}
+            every, of = torch.cat([known[away], rows]), torch.cat([others, kept])
+        return {
+            "names": list(self.names),
+            "place": [parts.shard.rank, parts.shard.ranks],
+            "ids": every,
+            "rows": of,
+            "step": step.clone(),
+            "params": _sample(parts.shard.part(params)).clone(),
+        }
+
+
+def _same_kind(past: Any, parts: Parts) -> bool:
+    """Whether `past` is of the same parts of as many columns, in each of the processes."""
+    shard = parts.shard
+    same = (
+        past is not None
+        and past["names"] == list(parts.names)
+        and past["place"] == [shard.rank, shard.ranks]
+        and len(past["step"]) == parts.updates.shape[1]
+    )
+    agree = shard.sum(torch.tensor([float(same)], device=parts.updates.device))
+    return bool(agree == shard.ranks)
+
+
+def _doubled(ids: Tensor) -> Tensor:
+    """Which of `ids` (n,) come more than once, (n,) bool."""
+    _, place, times = ids.unique(return_inverse=True, return_counts=True)
+    more: Tensor = times[place] > 1
+    return more
 
 
 def _with_root(ids: Tensor) -> Tensor:
@@ -165,18 +213,13 @@ def _of_clients(past: Mapping[str, Any], ids: Tensor, new: Tensor) -> Tensor:
     return rows
 
 
-def _taken(before: Tensor, step: Tensor, round: Round) -> bool:
-    """Whether the model went along `step` since parameters were `before`, both this process's."""
-    now, step = _sample(_columns(round)), _sample(step).to(torch.float64)
-    moved = now.to(torch.float64) - before.to(step)
+def _taken(before: Tensor, now: Tensor, step: Tensor, shard: Shard) -> bool:
+    """Whether the model went along `step`, from a sample of its parameters `before` it to `now`."""
+    step = _sample(step).to(torch.float64)
+    moved = _sample(now).to(step) - before.to(step)
     products = torch.stack([moved @ step, moved @ moved, step @ step])
-    along, mine, theirs = round.shard.sum(products).tolist()
+    along, mine, theirs = shard.sum(products).tolist()
     return bool(along > _SAME_WAY * math.sqrt(mine * theirs))
-
-
-def _columns(round: Round) -> Tensor:
-    """The parameters, this process's columns of them."""
-    return round.shard.part(needed(round, "params", "SkyMask"))
 
 
 def _sample(columns: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from skymask.defences.judging import (
 from skymask.defences.masking import PAPER, mask_summary
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
-from skymask.defences.parts import Parts
+from skymask.defences.parts import Parts, shares
 from skymask.defences.resistance import Resistance
 from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
@@ -46,7 +46,7 @@ class SkyMask:
     The paper's rule fits two clusters to the masks in every round and rejects the one without the
     root model. But honest clients form clusters too, by the classes that they hold: with nobody to
     reject it loses a third of them. Here a client is rejected for one of six reasons, each of
-    which an honest client does not give:
+    which an honest client gives seldom:
 
     1. Harm. Its updates, averaged over rounds, move the model's outputs for the root data set
        against their labels, or raise its loss: the alignment, both of all that it changes and of
@@ -77,7 +77,7 @@ class SkyMask:
        upwards: its updates change against the model's last step (`resistance`). Out is whose
        change with it, as those do that are turned round, over rounds and in all parameters by more
        than `sure` standard deviations, or by more than two and as an outlier beside the good
-       clients; or in a layer. It takes clients that take part in one round after the other and a
+       clients; or in a module. It takes clients that take part in one round after the other and a
        model that takes the decision's update, or a multiple; and the root model has to resist.
 
     Masks are trained as in the paper (Eq. 1 to 5). Departures, and why:
@@ -143,12 +143,14 @@ class SkyMask:
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
         reasons = copied(updates, server, round.shard)
 
-        parts = Parts.of(updates, server, round)
-        resistance = Resistance.of(past.get("resistance"), ids, parts, self.memory)
+        before, params = past.get("resistance"), needed(round, "params", "SkyMask")
+        parts = Parts.of(updates, server, modules, round.shard)
+        resistance = Resistance.of(before, ids, parts, params, self.memory)
+        of_layers = shares(updates, round.layers, round.shard)
 
         samples = worth(needed(round, "root", "SkyMask").labels.cpu())
         with in_one_thread(n + 1):
-            known = Known.of(past, ids, seen, parts.shares(), self.memory, samples)
+            known = Known.of(past, ids, seen, of_layers, self.memory, samples)
             layers = _relative(masks.products)
             pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
             grams = {"": pairs.values}
@@ -190,9 +192,7 @@ class SkyMask:
             torch.stack(least).amin(0)[:n].to(updates),
             known.stored()
             | {"harm": harm_memory, "tight": clusters.memory, "pairs": pairs.stored()}
-            | {
-                "resistance": resistance.stored(past.get("resistance"), ids, parts, pushing, update)
-            },
+            | {"resistance": resistance.stored(before, ids, parts, params, pushing, update)},
             tuple(reasons.get(i) for i in range(n)),
             evidence=evidence,
         )
