@@ -55,6 +55,10 @@ def test_keys_differ_where_the_words_do(some, others):
     assert 0 <= key(*some) < 2**63
 
 
+def test_any_string_is_a_word():
+    assert key("\ud800") != key("\ud801")
+
+
 def test_a_word_and_a_number_that_look_alike_are_different_words():
     assert len({key(1, "2"), key("1", 2), key(12), key("12"), key(1, 2)}) == 5
 

@@ -20,7 +20,9 @@ _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 def key(*words: int | str) -> int:
     """A 63-bit number that depends on every word: `key(seed, "batches", round)`."""
     text = "\0".join(f"{type(word).__name__}:{word}" for word in words)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    # A lone surrogate is part of no text, but a name from a file may hold one.
+    encoded = text.encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "big") >> 1
 
 
 def generator(*words: int | str) -> torch.Generator:
