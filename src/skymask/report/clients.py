@@ -332,8 +332,8 @@ _VALUES = {
     "descent": "descent of the root's loss, averaged",
     "error": "standard deviation of the alignment",
     "raised": "alignment of what it raises, averaged",
-    "resistance": "resistance to the model's steps, in standard deviations",
     "raised_error": "standard deviation of that",
+    "resistance": "resistance to the model's steps, in standard deviations",
     "length": "length beside the median one, averaged (logarithm)",
     "shift": "shift of batch norm's statistics, averaged",
 }
