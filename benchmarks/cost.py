@@ -173,6 +173,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[2], help="for the large ones")
     parser.add_argument("--foretell", type=float, nargs="+", default=[7e6, 1e9], help="d")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--suffix", default="", help="of the files' name")
     o = parser.parse_args()
     reuse_memory()
     device = torch.device(o.device)
@@ -185,20 +186,29 @@ def main() -> None:
     ]
     large = [Size(100, int(d)) for d in o.large]
     found = measured(grid, 1, o)
-    weights, error = fitted(found)
     several = {processes: measured(large, processes, o) for processes in sorted({1, *o.processes})}
-    table = _grid_table(found, weights)
-    table += "\n" + _model_table(weights, error)
-    table += "\n" + _shared_table(several)
-    table += "\n" + _foretold_table([Size(500, int(d)) for d in o.foretell], weights, device)
-    result = {
-        "conditions": conditions(device),
-        "weights": dict(zip(TERMS, weights.tolist(), strict=True)),
-        "largest_relative_error": error,
+    told = conditions(device)
+    if device.type == "cuda":
+        told["device"] = f"{max(several)}x {torch.cuda.get_device_name(device)}"
+    result: dict[str, Any] = {
+        "conditions": told,
         "grid": [asdict(each) for each in found],
         "shared": {str(ranks): [asdict(each) for each in of] for ranks, of in several.items()},
     }
-    write(f"bench/cost-{device.type}", "What the SkyMask stage costs", table, result)
+    if len(found) > len(TERMS):
+        weights, error = fitted(found)
+        tables = [
+            _grid_table(found, weights),
+            _model_table(weights, error),
+            _shared_table(several),
+            _foretold_table([Size(500, int(d)) for d in o.foretell], weights, device),
+        ]
+        result["weights"] = dict(zip(TERMS, weights.tolist(), strict=True))
+        result["largest_relative_error"] = error
+    else:  # too few sizes for a model
+        tables = [_shared_table(several)]
+    name = f"bench/cost-{device.type}{o.suffix}"
+    write(name, "What the SkyMask stage costs", "\n".join(tables), result)
 
 
 def _grid_table(found: list[Measured], weights: np.ndarray[Any, Any]) -> str:

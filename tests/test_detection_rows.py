@@ -3,6 +3,7 @@
 The table itself runs hundreds of rounds on the real data sets (`skymask table detection`).
 """
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -84,6 +85,19 @@ def test_attackers_are_out_and_the_honest_are_not(row):
     assert let_in(cell) <= 0.01
     assert simulated(cell.experiment).summary["fpr"] <= 0.01
     assert lost(cell) <= 1
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_who_turns_round_in_the_middle_is_out_within_six_rounds(seed):
+    late = sm.StartsAt(30, sm.SignFlip())
+    experiment = replace(CELLS["digits sign-flip"].experiment, attack=late, seed=seed)
+    result = simulated(experiment)
+    missed = [record["fnr"] for record in result.rounds]
+    assert missed[29] == 1
+    assert max(missed[36:]) <= 0.01
+    assert result.summary["fpr"] <= 0.01
+    first = next(record for record in result.rounds[30:] if record["rejected"])
+    assert all("turned round" in reason for reason in first["rejected"].values())
 
 
 def test_who_is_copied_goes_with_the_copies():

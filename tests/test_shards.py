@@ -139,6 +139,11 @@ def test_shared_out_columns_change_no_decision(shared, name):
             if (resistance := expected.evidence.get("resistance")) is not None:
                 torch.testing.assert_close(found.evidence["resistance"], resistance)
                 assert resistance.any() == (found is not here[name][0])
+                turning = expected.memory["turning"]
+                found_turning = found.memory["turning"]
+                assert found_turning["ids"].equal(turning["ids"])
+                torch.testing.assert_close(found_turning["averages"], turning["averages"])
+                assert turning["averages"].any()
         assert "not finite" in here[name][2].reasons[7]
         assert "not finite" in here[name][2].reasons[8]
 

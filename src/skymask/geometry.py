@@ -146,6 +146,37 @@ def _products_of_bits(rows: Tensor) -> Tensor:
     return torch._int_mm(numbers, numbers.T).to(torch.float64)
 
 
+def sketch(rows: Tensor, buckets: int, seed: int, start: int = 0) -> Tensor:
+    """`rows` (n, d) with their columns added up in `buckets`, some turned round: (n, buckets).
+
+    Column j goes to bucket j mod `buckets` with a sign that `seed` and j decide, which keeps
+    products of rows with each other but for a relative error of 1 / sqrt(buckets) of their lengths
+    (Charikar et al. 2002). The first column is number `start` of all. In single precision.
+    """
+    n, width = rows.shape
+    entries = _ENTRIES if rows.device.type == "cpu" else _ON_A_GPU * _ENTRIES
+    wide = buckets * max(1, entries // (n * buckets))
+    total = torch.zeros(n, buckets, device=rows.device)
+    begin = 0
+    while begin < width:
+        first = (start + begin) % buckets
+        end = min(width, begin + wide - first)  # the next part starts with bucket 0
+        signs = _signs(start + begin, start + end, seed, rows.device)
+        part = rows[:, begin:end].to(torch.float32) * signs
+        filled = torch.nn.functional.pad(part, (first, -(first + end - begin) % buckets))
+        total += filled.view(n, -1, buckets).sum(1)
+        begin = end
+    return total
+
+
+def _signs(begin: int, end: int, seed: int, device: torch.device) -> Tensor:
+    """A sign, 1 or -1, of each number from `begin` to `end`: a bit of a hash that mixes well."""
+    mixed = torch.arange(begin, end, device=device) + seed
+    for factor in (-0x61C8864680B583EB, -0x4B47D0C5A1A6A4C9):  # odd; products wrap round
+        mixed = (mixed ^ (mixed >> 31)) * factor
+    return 1.0 - 2.0 * ((mixed >> 40) & 1).to(torch.float32)
+
+
 def ones_in(rows: Tensor, at: slice) -> Tensor:
     """How many of the columns `at` of bits `rows` (n, d) are 1 in each row: (n,)."""
     if rows.device.type != "cpu":

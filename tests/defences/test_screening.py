@@ -178,3 +178,18 @@ def test_no_single_client_turns_the_model_into_no_number(update, count, buffer):
     assert decision.update.isfinite().all()
     assert decision.buffers.isfinite().all()
     assert (decision.buffers[2:] >= 0).all()
+
+
+@pytest.mark.parametrize("ids", [None, ROUND.clients])
+def test_nobody_is_taken_for_another_where_one_is_left_out(ids):
+    seen = []
+
+    @screened
+    def rule(self, updates, round):
+        seen.append(round.clients)
+        return Decision(updates.mean(0), torch.ones(len(updates), dtype=torch.bool))
+
+    updates, round = spoiled("updates", torch.nan)
+    rule(None, updates, dataclasses.replace(round, clients=ids))
+    expected = torch.tensor([0, 1, 3, 4])
+    assert seen[0].equal(expected if ids is None else expected + 10)

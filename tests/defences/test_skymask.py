@@ -364,6 +364,7 @@ def test_the_evidence_speaks_of_every_client():
         "error",
         "raised",
         "resistance",
+        "turning",
         "raised_error",
         "descent",
         "mask_steps",

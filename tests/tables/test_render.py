@@ -103,6 +103,19 @@ def test_a_table_with_gaps_is_rendered_as_a_person_reads_it():
     assert render(TABLE, RECORDS, seeds=2).markdown == WHOLE
 
 
+def test_a_command_with_many_rows_is_shortened():
+    patterns = "".join(f" --rows 'digits {i}*'" for i in range(9))
+    record = made_up(seeded(ALONE, 1), 0.8, command=f"skymask table x{patterns} --seeds 3")
+    shown = render(TABLE, records(record), seeds=2)
+    begin = " ".join(f"--rows 'digits {i}*'" for i in range(4))
+    assert f"`skymask table x {begin} --seeds 3 (and 5 more --rows)`" in shown.markdown
+    few = made_up(seeded(ALONE, 1), 0.8, command="skymask table x --rows har --rows 'a b' --json")
+    assert (
+        "`skymask table x --rows har --rows 'a b' --json`"
+        in render(TABLE, records(few), seeds=2).markdown
+    )
+
+
 def test_its_data_hold_the_same_numbers():
     made = json.loads(render(TABLE, RECORDS, seeds=2).json)
     assert made["lacks"] == {

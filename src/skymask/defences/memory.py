@@ -94,14 +94,21 @@ class PairAverages:
         return {"ids": self.ids, "sums": self.sums.float(), "weights": self.weights.float()}
 
 
+def known_places(known: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each of `ids` (n,) is in `known` (m,), sorted; and whether it is there, (n,) bool."""
+    if not len(known):
+        return torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+    place = torch.searchsorted(known, ids).clamp_max(len(known) - 1)
+    return place, known[place] == ids
+
+
 def recalled(past: Any, ids: Tensor, name: str) -> Tensor:
     """The averages of the clients `ids` (n,) when they last took part, 0 where they never did."""
     values = torch.zeros(len(ids), dtype=torch.float64)
     state = _on_cpu(past or {}).get("all")
     if state is not None and name in state:
-        at = torch.searchsorted(state["ids"], ids).clamp_max(len(state["ids"]) - 1)
-        known = state["ids"][at] == ids
-        values[known] = (state[name] / state["weight"])[at[known]]
+        place, there = known_places(state["ids"], ids)
+        values[there] = (state[name] / state["weight"])[place[there]]
     return values
 
 

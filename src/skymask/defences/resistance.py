@@ -35,6 +35,7 @@ from skymask.defences.judging import Reasons, below, together
 from skymask.defences.memory import ROOT
 from skymask.defences.parts import Parts
 from skymask.shards import Shard
+from skymask.threads import in_one_thread
 
 _LONGER = 1 / 3
 """The slow sums keep this power of `memory`: 0.965 where that is 0.9.
@@ -96,25 +97,28 @@ class Resistance:
         process or another number of processes stored, or another model, is not known here.
         """
         rows = _with_root(ids)
-        kept = torch.zeros(len(rows), 7, len(parts.names), dtype=torch.float64)
-        found = torch.zeros(len(rows), dtype=torch.bool)
-        if _same_kind(past, parts):
-            kept = _of_clients(past, rows, kept)
-            step = past["step"].to(parts.updates)
-            both = (kept[:, _LENGTH] + parts.squares) * parts.squares_of(step)
-            x = (kept[:, _ALONG] - parts.along(step)) / both.sqrt()
+        step = past["step"].to(parts.updates) if _same_kind(past, parts) else None
+        if step is not None:  # of as many numbers as the model has: with all cores
+            along, square = parts.along(step), parts.squares_of(step)
             taken = _taken(past["params"], parts.shard.part(params), step, parts.shard)
-            some = x.isfinite() & (taken & ~_doubled(rows))[:, None]
-            found = some.any(1)
-            x = torch.where(some, x, 0.0)
-            for place, k in ((_SUM, keep**_LONGER), (_LATE_SUM, keep)):
-                for at, share, new in ((place, k, x), (place + 1, k**2, x.square())):
-                    kept[:, at] = torch.where(some, share * kept[:, at] + new, kept[:, at])
-        kept[:, _LENGTH] = parts.squares
-        slow, lately = (
-            torch.where(kept[:, at + 1] > 0, kept[:, at] / kept[:, at + 1].sqrt(), 0.0)
-            for at in (_SUM, _LATE_SUM)
-        )
+        with in_one_thread(len(rows)):
+            kept = torch.zeros(len(rows), 7, len(parts.names), dtype=torch.float64)
+            found = torch.zeros(len(rows), dtype=torch.bool)
+            if step is not None:
+                kept = _of_clients(past, rows, kept)
+                x = kept[:, _ALONG] - along
+                x = x / ((kept[:, _LENGTH] + parts.squares) * square).sqrt()
+                some = x.isfinite() & (taken & ~_doubled(rows))[:, None]
+                found = some.any(1)
+                x = torch.where(some, x, 0.0)
+                for place, k in ((_SUM, keep**_LONGER), (_LATE_SUM, keep)):
+                    for at, share, new in ((place, k, x), (place + 1, k**2, x.square())):
+                        kept[:, at] = torch.where(some, share * kept[:, at] + new, kept[:, at])
+            kept[:, _LENGTH] = parts.squares
+            slow, lately = (
+                torch.where(kept[:, at + 1] > 0, kept[:, at] / kept[:, at + 1].sqrt(), 0.0)
+                for at in (_SUM, _LATE_SUM)
+            )
         return cls(slow, lately, found, parts.names, kept)
 
     def pushing(self, sure: float) -> tuple[Reasons, Tensor]:
@@ -158,17 +162,18 @@ class Resistance:
         step: Tensor,
     ) -> dict[str, Any]:
         """What goes into `Decision.memory` when the model `params` (d,) takes the `step`."""
-        rows = _with_root(ids)
-        kept = self.kept.clone()
-        kept[:, _PUSHED] = pushing.to(kept)
-        kept[:, _ALONG] = torch.where(_doubled(rows)[:, None], math.nan, parts.along(step))
-        every, of = rows, kept
-        if _same_kind(past, parts):
-            known = past["ids"].cpu()
-            away = ~torch.isin(known, rows)
-            others = past["rows"].cpu()[away]
-            others[:, _ALONG] = math.nan
-            every, of = torch.cat([known[away], rows]), torch.cat([others, kept])
+        rows, along, known = _with_root(ids), parts.along(step), _same_kind(past, parts)
+        with in_one_thread(len(rows)):
+            kept = self.kept.clone()
+            kept[:, _PUSHED] = pushing.to(kept)
+            kept[:, _ALONG] = torch.where(_doubled(rows)[:, None], math.nan, along)
+            every, of = rows, kept
+            if known:
+                before = past["ids"].cpu()
+                away = ~torch.isin(before, rows)
+                others = past["rows"].cpu()[away]
+                others[:, _ALONG] = math.nan
+                every, of = torch.cat([before[away], rows]), torch.cat([others, kept])
         return {
             "names": list(self.names),
             "place": [parts.shard.rank, parts.shard.ranks],

@@ -202,14 +202,18 @@ def _unusable_messages(round: Round) -> dict[int, str]:
 
 
 def only(round: Round, usable: Tensor) -> Round:
-    """The round of the clients marked in `usable` (n,) alone; the others count as `removed`."""
+    """The round of the clients marked in `usable` (n,) alone; the others count as `removed`.
+
+    Clients without ids are their rows in the whole round, so that nobody is taken for another.
+    """
 
     def pick(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[usable.to(value.device)]
 
+    ids = torch.arange(len(usable)) if round.clients is None else round.clients
     return dataclasses.replace(
         round,
-        clients=pick(round.clients),
+        clients=pick(ids),
         counts=pick(round.counts),
         buffers=pick(round.buffers),
         removed=round.removed + int((~usable).sum()),

@@ -28,6 +28,7 @@ from skymask.defences.resistance import Resistance
 from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
 from skymask.defences.statistics import shifts
+from skymask.defences.turning import Sketches, Turning
 from skymask.evidence import root_evidence
 from skymask.geometry import centred, lengths, principal_coordinates
 from skymask.masks import MaskTraining
@@ -45,7 +46,7 @@ class SkyMask:
 
     The paper's rule fits two clusters to the masks in every round and rejects the one without the
     root model. But honest clients form clusters too, by the classes that they hold: with nobody to
-    reject it loses a third of them. Here a client is rejected for one of six reasons, each of
+    reject it loses a third of them. Here a client is rejected for one of seven reasons, each of
     which an honest client gives seldom:
 
     1. Harm. Its updates, averaged over rounds, move the model's outputs for the root data set
@@ -79,6 +80,8 @@ class SkyMask:
        than `sure` standard deviations, or by more than two and as an outlier beside the good
        clients; or in a module. It takes clients that take part in one round after the other and a
        model that takes the decision's update, or a multiple; and the root model has to resist.
+    7. Turning. The mean of what it sent in its last rounds points against what it sent before that
+       (`turning`), which the root model's does not.
 
     Masks are trained as in the paper (Eq. 1 to 5). Departures, and why:
 
@@ -98,7 +101,7 @@ class SkyMask:
 
     Assumptions: the root's labels are right for the most part, and its samples are of the classes
     that clients learn. Harm takes a model whose outputs are class scores, and a loss made by
-    `server_round`; with a loss of one's own reasons 2 to 6 remain, and `evidence` says so.
+    `server_round`; with a loss of one's own reasons 2 to 7 remain, and `evidence` says so.
 
     `scores` say how far from harmful a client is: the least of its averaged alignments and
     descents, in standard deviations (a descent counts as 0 after a single round); where there are
@@ -147,6 +150,8 @@ class SkyMask:
         parts = Parts.of(updates, server, modules, round.shard)
         resistance = Resistance.of(before, ids, parts, params, self.memory)
         of_layers = shares(updates, round.layers, round.shard)
+        turns = past.get("turning")
+        sketches = Sketches.of(turns, updates, server, round.shard, round.generator)
 
         samples = worth(needed(round, "root", "SkyMask").labels.cpu())
         with in_one_thread(n + 1):
@@ -155,6 +160,8 @@ class SkyMask:
             pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
             grams = {"": pairs.values}
             grams |= {f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)}
+            turning = Turning.of(turns, ids, sketches, self.memory, self.sure)
+            reasons |= turning.reasons()
             harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
             reasons |= harm
             pushes, pushing = resistance.pushing(self.sure)
@@ -173,6 +180,7 @@ class SkyMask:
             "gain": clusters.gain,
             **{name: averages[name][:n] for name in averages if name != "square"},
             "resistance": resistance.slow[:n, 0],
+            "turning": turning.cosines[:n],
             **masks.evidence(),
         }
         if not deviations:
@@ -192,7 +200,8 @@ class SkyMask:
             torch.stack(least).amin(0)[:n].to(updates),
             known.stored()
             | {"harm": harm_memory, "tight": clusters.memory, "pairs": pairs.stored()}
-            | {"resistance": resistance.stored(before, ids, parts, params, pushing, update)},
+            | {"resistance": resistance.stored(before, ids, parts, params, pushing, update)}
+            | {"turning": turning.state},
             tuple(reasons.get(i) for i in range(n)),
             evidence=evidence,
         )

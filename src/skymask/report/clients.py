@@ -334,6 +334,7 @@ _VALUES = {
     "raised": "alignment of what it raises, averaged",
     "raised_error": "standard deviation of that",
     "resistance": "resistance to the model's steps, in standard deviations",
+    "turning": "cosine of its last updates with those before",
     "length": "length beside the median one, averaged (logarithm)",
     "shift": "shift of batch norm's statistics, averaged",
 }

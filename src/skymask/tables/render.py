@@ -6,6 +6,7 @@ have or a measure that does not apply; [2/3] says that two seeds of three are th
 """
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,8 @@ from skymask.tables.measures import MEASURES, Statistic, difference
 from skymask.tables.record import Record, repeats
 
 MISSING = "missing"
+_PATTERNS = 4
+"""So many row patterns of a command are shown."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,24 @@ def conditions(records: Sequence[Record]) -> dict[str, Any]:
         "devices": counted(t["device"] for t in told),
         "versions": counted(", ".join(f"{k} {v}" for k, v in t["versions"].items()) for t in told),
         "sources": counted(t["source"] for t in told),
-        "commands": counted(str(t["command"]) for t in told),
+        "commands": counted(_short(str(t["command"])) for t in told),
         "fallbacks": sum(t["summary"]["fallbacks"] > 0 for t in told),
         "warnings": counted(text for t in told for text in t["warnings"]),
     }
+
+
+def _short(command: str) -> str:
+    """`command` without most of its row patterns, where it has many; records hold all of it."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # no command line
+        return command
+    at = [i for i, word in enumerate(words) if word == "--rows"]
+    if len(at) <= _PATTERNS:
+        return command
+    left_out = {i for start in at[_PATTERNS:] for i in (start, start + 1)}
+    kept = shlex.join(word for i, word in enumerate(words) if i not in left_out)
+    return f"{kept} (and {len(at) - _PATTERNS} more --rows)"
 
 
 def _view(view: View, rows: Sequence[str], seen: Mapping[tuple[str, str], _Seen]) -> list[str]:
