@@ -9,7 +9,13 @@ from hypothesis.extra.numpy import arrays
 from sklearn.decomposition import PCA
 
 from skymask import geometry
-from skymask.geometry import distances_to, principal_components, squared_distances, weighted_mean
+from skymask.geometry import (
+    distances_to,
+    principal_components,
+    sketch,
+    squared_distances,
+    weighted_mean,
+)
 from skymask.randomness import generator
 
 
@@ -182,3 +188,18 @@ def test_all_axes_keep_the_distances_and_missing_ones_are_zero():
 def test_identical_rows_lie_at_the_origin():
     assert not principal_components(torch.ones(4, 10, dtype=torch.bool), 2).any()
     assert principal_components(torch.ones(1, 10), 2).tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("d", [40, 512, 5003])
+def test_a_sketch_keeps_products_and_is_the_sum_of_its_parts(d):
+    rows = torch.randn(6, d, generator=generator("sketch", d))
+    whole = sketch(rows, 512, seed=7)
+    parts = [sketch(rows[:, at : at + 17], 512, 7, at) for at in range(0, d, 17)]
+    torch.testing.assert_close(torch.stack(parts).sum(0), whole, rtol=1e-5, atol=1e-4)
+    error = (whole @ whole.T - rows @ rows.T) / rows.norm(dim=1).square().mean()
+    assert float(error.abs().max()) < 4 / 512**0.5
+    if d <= 512:  # a column has a bucket of its own
+        torch.testing.assert_close(whole.abs()[:, :d], rows.abs())
+    assert not torch.allclose(sketch(rows, 512, seed=8), whole)
+    long = torch.ones(1, 100_000)
+    assert float(sketch(long, 512, seed=1).norm() / long.norm()) == pytest.approx(1, abs=0.2)
