@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skymask.randomness import hashed
 from skymask.shards import Shard
 
 ALL = Shard()
@@ -161,20 +162,13 @@ def sketch(rows: Tensor, buckets: int, seed: int, start: int = 0) -> Tensor:
     while begin < width:
         first = (start + begin) % buckets
         end = min(width, begin + wide - first)  # the next part starts with bucket 0
-        signs = _signs(start + begin, start + end, seed, rows.device)
+        columns = torch.arange(start + begin, start + end, device=rows.device)
+        signs = 1.0 - 2.0 * (hashed(seed, columns) & 1).to(torch.float32)
         part = rows[:, begin:end].to(torch.float32) * signs
         filled = torch.nn.functional.pad(part, (first, -(first + end - begin) % buckets))
         total += filled.view(n, -1, buckets).sum(1)
         begin = end
     return total
-
-
-def _signs(begin: int, end: int, seed: int, device: torch.device) -> Tensor:
-    """A sign, 1 or -1, of each number from `begin` to `end`: a bit of a hash that mixes well."""
-    mixed = torch.arange(begin, end, device=device) + seed
-    for factor in (-0x61C8864680B583EB, -0x4B47D0C5A1A6A4C9):  # odd; products wrap round
-        mixed = (mixed ^ (mixed >> 31)) * factor
-    return 1.0 - 2.0 * ((mixed >> 40) & 1).to(torch.float32)
 
 
 def ones_in(rows: Tensor, at: slice) -> Tensor:

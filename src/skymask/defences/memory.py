@@ -11,6 +11,18 @@ ROOT = -1
 """The row of the server's own model; it comes last and is remembered like a client."""
 
 
+def with_root(ids: Tensor) -> Tensor:
+    """The clients' `ids` (n,), and last the root's: (n + 1,)."""
+    return torch.cat([ids, torch.tensor([ROOT])])
+
+
+def doubled(ids: Tensor) -> Tensor:
+    """Which of `ids` (n,) come more than once, (n,) bool."""
+    _, place, times = ids.unique(return_inverse=True, return_counts=True)
+    more: Tensor = times[place] > 1
+    return more
+
+
 @dataclass(frozen=True, eq=False)
 class ClientAverages:
     """Exponential averages of some numbers for each client, without bias towards the start.
@@ -76,9 +88,9 @@ class PairAverages:
     @classmethod
     def of(cls, past: Any, ids: Tensor, seen: Tensor, keep: float) -> "PairAverages":
         """Take in what was `seen` (n + 1, n + 1) of the clients `ids` (n,) and the root."""
-        rows = torch.cat([ids, torch.tensor([ROOT])])
+        rows = with_root(ids)
         sums, weights = torch.zeros_like(seen), torch.zeros_like(seen)
-        if past is not None and len(rows.unique()) == len(rows):
+        if past is not None and not doubled(rows).any():
             past = _on_cpu(past)
             known, order = past["ids"].sort()
             at = torch.searchsorted(known, rows).clamp_max(len(known) - 1)

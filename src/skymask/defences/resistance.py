@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from skymask.defences.judging import Reasons, below, together
-from skymask.defences.memory import ROOT
+from skymask.defences.memory import doubled, with_root
 from skymask.defences.parts import Parts
 from skymask.shards import Shard
 from skymask.threads import in_one_thread
@@ -96,7 +96,7 @@ class Resistance:
         its third root. `past` is what `stored` gave in the round before, or None; what another
         process or another number of processes stored, or another model, is not known here.
         """
-        rows = _with_root(ids)
+        rows = with_root(ids)
         step = past["step"].to(parts.updates) if _same_kind(past, parts) else None
         if step is not None:  # of as many numbers as the model has: with all cores
             along, square = parts.along(step), parts.squares_of(step)
@@ -108,7 +108,7 @@ class Resistance:
                 kept = _of_clients(past, rows, kept)
                 x = kept[:, _ALONG] - along
                 x = x / ((kept[:, _LENGTH] + parts.squares) * square).sqrt()
-                some = x.isfinite() & (taken & ~_doubled(rows))[:, None]
+                some = x.isfinite() & (taken & ~doubled(rows))[:, None]
                 found = some.any(1)
                 x = torch.where(some, x, 0.0)
                 for place, k in ((_SUM, keep**_LONGER), (_LATE_SUM, keep)):
@@ -162,11 +162,11 @@ class Resistance:
         step: Tensor,
     ) -> dict[str, Any]:
         """What goes into `Decision.memory` when the model `params` (d,) takes the `step`."""
-        rows, along, known = _with_root(ids), parts.along(step), _same_kind(past, parts)
+        rows, along, known = with_root(ids), parts.along(step), _same_kind(past, parts)
         with in_one_thread(len(rows)):
             kept = self.kept.clone()
             kept[:, _PUSHED] = pushing.to(kept)
-            kept[:, _ALONG] = torch.where(_doubled(rows)[:, None], math.nan, along)
+            kept[:, _ALONG] = torch.where(doubled(rows)[:, None], math.nan, along)
             every, of = rows, kept
             if known:
                 before = past["ids"].cpu()
@@ -195,17 +195,6 @@ def _same_kind(past: Any, parts: Parts) -> bool:
     )
     agree = shard.sum(torch.tensor([float(same)], device=parts.updates.device))
     return bool(agree == shard.ranks)
-
-
-def _doubled(ids: Tensor) -> Tensor:
-    """Which of `ids` (n,) come more than once, (n,) bool."""
-    _, place, times = ids.unique(return_inverse=True, return_counts=True)
-    more: Tensor = times[place] > 1
-    return more
-
-
-def _with_root(ids: Tensor) -> Tensor:
-    return torch.cat([ids, torch.tensor([ROOT])])
 
 
 def _of_clients(past: Mapping[str, Any], ids: Tensor, new: Tensor) -> Tensor:

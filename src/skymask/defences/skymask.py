@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from skymask.components import check_settings, count, number, setting
-from skymask.defences.clusters import Clustering
+from skymask.defences.clusters import Clustering, Clusters
 from skymask.defences.judging import (
     SHORTEST,
     Known,
@@ -20,7 +20,7 @@ from skymask.defences.judging import (
     too_long,
     worth,
 )
-from skymask.defences.masking import PAPER, mask_summary
+from skymask.defences.masking import PAPER, MaskSummary, mask_summary
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
 from skymask.defences.parts import Parts, shares
@@ -158,8 +158,9 @@ class SkyMask:
             known = Known.of(past, ids, seen, of_layers, self.memory, samples)
             layers = _relative(masks.products)
             pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
-            grams = {"": pairs.values}
-            grams |= {f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)}
+            grams = {"": pairs.values} | {
+                f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)
+            }
             turning = Turning.of(turns, ids, sketches, self.memory, self.sure)
             reasons |= turning.reasons()
             harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
@@ -174,30 +175,20 @@ class SkyMask:
                 reasons |= shifted(known, seen["shift"][:n], _others(n, reasons), self.larger)
             points = principal_coordinates(pairs.values, min(self.dims, n))
 
-        averages, deviations = known.slow.values, known.deviations
-        evidence = {
-            "points": points,
-            "gain": clusters.gain,
-            **{name: averages[name][:n] for name in averages if name != "square"},
-            "resistance": resistance.slow[:n, 0],
-            "turning": turning.cosines[:n],
-            **masks.evidence(),
-        }
-        if not deviations:
-            evidence["unknown"] = "harm: the loss gives no class scores of the root data set"
-            if not masks.moved:
-                # Nothing tells anybody apart, and to accept everybody would be FedAvg unawares.
-                why = "no mask moved away from its start, so that nobody can be told apart"
-                reasons = dict.fromkeys(range(n), why)
+        found = {"resistance": resistance.slow[:n, 0], "turning": turning.cosines[:n]}
+        evidence = _evidence(known, clusters, masks, found | {"points": points})
+        if not known.deviations and not masks.moved:
+            # Nothing tells anybody apart, and to accept everybody would be FedAvg unawares.
+            why = "no mask moved away from its start, so that nobody can be told apart"
+            reasons = dict.fromkeys(range(n), why)
         accepted = torch.tensor([i not in reasons for i in range(n)], device=updates.device)
         if not accepted.any():
             evidence["fallback"] = "every client was rejected; the global model stays as it is"
-        least = [each for both in deviations.values() for each in both] or [-averages["length"]]
         update = self._mean(updates, accepted, round)
         return Decision(
             update,
             accepted,
-            torch.stack(least).amin(0)[:n].to(updates),
+            _scores(known).to(updates),
             known.stored()
             | {"harm": harm_memory, "tight": clusters.memory, "pairs": pairs.stored()}
             | {"resistance": resistance.stored(before, ids, parts, params, pushing, update)}
@@ -222,6 +213,28 @@ class SkyMask:
         weights = updates.new_zeros(len(updates))
         weights[accepted] = shares.to(updates.dtype)
         return weights @ updates  # without a copy of those that are accepted
+
+
+def _evidence(
+    known: Known, clusters: Clusters, masks: MaskSummary, found: dict[str, Tensor]
+) -> dict[str, Any]:
+    """What the decision is based on, client by client; `found` is some of it."""
+    averages = known.slow.values
+    evidence = {
+        "gain": clusters.gain,
+        **{name: averages[name][:-1] for name in averages if name != "square"},
+        **found,
+        **masks.evidence(),
+    }
+    if not known.deviations:
+        evidence["unknown"] = "harm: the loss gives no class scores of the root data set"
+    return evidence
+
+
+def _scores(known: Known) -> Tensor:
+    """How far from harmful clients are, (n,): see `SkyMask`."""
+    least = [each for both in known.deviations.values() for each in both]
+    return torch.stack(least or [-known.slow.values["length"]]).amin(0)[:-1]
 
 
 def _others(n: int, reasons: Reasons) -> list[int]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from skymask.defences.judging import Reasons
-from skymask.defences.memory import ROOT, known_places
+from skymask.defences.memory import doubled, known_places, with_root
 from skymask.geometry import sketch
 from skymask.shards import Shard
 
@@ -86,13 +86,12 @@ class Turning:
 
         `past` is the `state` of the round before, or None.
         """
-        rows = torch.cat([ids, torch.tensor([ROOT])])
+        rows = with_root(ids)
         past = past if sketches.known else None
         averages, moments, recent, seen, was = _recalled(past, rows, sketches.values.shape[1])
 
-        _, place, times = rows.unique(return_inverse=True, return_counts=True)
         lengths = sketches.values.norm(dim=1)
-        usable = (times[place] == 1) & (lengths > 0) & lengths.isfinite()
+        usable = ~doubled(rows) & (lengths > 0) & lengths.isfinite()
         new = torch.where(usable[:, None], sketches.values / lengths[:, None], 0.0)
         usual = torch.where(was, keep**_STAYS, keep**_LONGER).to(torch.float64)
 
