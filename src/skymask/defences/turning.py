@@ -36,7 +36,7 @@ _STAYS = 1 / 25
 _OPPOSITE = -0.35
 """The cosine below which the last rounds are opposite to what is usual.
 
-One in 10,000 of honest clients of UCI HAR is below -0.38 (`python -m benchmarks.turning`), and none
+One in 10,000 of honest clients of UCI HAR is below -0.37 (`python -m benchmarks.turning`), and none
 of digits below 0.4.
 """
 _LATE = 6
