@@ -34,7 +34,7 @@ def test_what_is_nearest_to_its_end_is_first_and_what_is_done_is_not_there(tmp_p
     done = made_up(FEDAVG.seeded(1), 0.8)
     begin(places, identity(KRUM.seeded(2)), 7)
     begin(places, identity(SKYMASK.seeded(2)), 1)
-    left = missing(tasks, {identity(FEDAVG.seeded(1)): done}, places)
+    left = missing(tasks, {identity(FEDAVG.seeded(1)): done}, places, "another device")
     assert [task.label for task in left] == [
         "b, Krum, seed 2",
         "a, SkyMask, seed 2",
@@ -43,6 +43,22 @@ def test_what_is_nearest_to_its_end_is_first_and_what_is_done_is_not_there(tmp_p
         "a, FedAvg, seed 2",
     ]
     assert [rounds_left(task, places) for task in left] == [2, 3, 4, 9, 4]
+
+
+def test_the_longest_are_first_within_a_seed_and_a_data_set_and_the_unknown_before_them(tmp_path):
+    other = Cell("c", "FedAvg", experiment(data="synthetic"))
+    tasks = tasks_of([FEDAVG, SKYMASK, other, KRUM], (1, 2))
+    rounds = ([0] * 3, [0] * 3)
+    known = {
+        str(i): made_up(cell.seeded(7), 0.8, rounds, seconds=seconds)
+        for i, (cell, seconds) in enumerate([(FEDAVG, 30), (SKYMASK, 60), (other, 900)])
+    }
+    left = missing(tasks, known, Places(tmp_path), "1x GPU")
+    assert [task.label for task in left] == [
+        f"{cell.row}, {cell.column}, seed {seed}"
+        for seed in (1, 2)
+        for cell in (KRUM, SKYMASK, FEDAVG, other)
+    ]
 
 
 def test_the_estimate_is_of_cells_alike_on_the_same_device(tmp_path):

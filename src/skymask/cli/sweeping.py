@@ -125,9 +125,9 @@ def carry_out(
         if asked.dry_run:
             _plan(sheet, cells, asked, devices)
             return
-        left = missing(
-            tasks_of(cells, range(1, asked.seeds + 1)), read_records(asked.out), Places(asked.out)
-        )
+        wanted = tasks_of(cells, range(1, asked.seeds + 1))
+        device = device_name(usable_device(devices[0]))
+        left = missing(wanted, read_records(asked.out), Places(asked.out), device)
         prepare()
         finished = _run(left, asked, devices, many)
     made = write(read_records(asked.out))
@@ -221,7 +221,7 @@ def _plan(sheet: Sheet, cells: list[Cell], asked: Asked, devices: Sequence[str])
     told: list[dict[str, Any]] = []
     for row in dict.fromkeys(cell.row for cell in cells):
         every = tasks_of((cell for cell in cells if cell.row == row), seeds)
-        left = [t for t in missing(every, records, places) if t.key not in counted]
+        left = [t for t in missing(every, records, places, device) if t.key not in counted]
         counted |= {task.key for task in left}
         wait = sum(rounds_left(task, places) for task in left)
         time = estimate(left, records.values(), device, places)

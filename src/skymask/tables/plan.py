@@ -22,11 +22,28 @@ def tasks_of(cells: Iterable[Cell], seeds: Iterable[int]) -> list[Task]:
     return list(found.values())
 
 
-def missing(tasks: Iterable[Task], records: Mapping[str, Record], places: Places) -> list[Task]:
-    """Those without a record: first what was begun, the nearest to its end first."""
+def missing(
+    tasks: Iterable[Task], records: Mapping[str, Record], places: Places, device: str
+) -> list[Task]:
+    """Those without a record, in the order in which they are to be run.
+
+    First what was begun, the nearest to its end first. Then seed after seed and data set after
+    data set, and there the longest first, by what `device` took for cells alike, before which come
+    those that nothing is known of: a long one that begins last has the others wait for its end.
+    """
     left = [task for task in tasks if task.key not in records]
-    begun = {task.key: rounds_left(task, places) for task in left if places.rounds_done(task.key)}
-    return sorted(left, key=lambda task: begun.get(task.key, math.inf))
+    pace = Pace.of(records.values(), device)
+    data_sets = [*dict.fromkeys(str(task.experiment.data) for task in left)]
+
+    def place(task: Task) -> tuple[float, ...]:
+        rounds = rounds_left(task, places)
+        if places.rounds_done(task.key):
+            return (rounds,)
+        seconds = pace.seconds(task, rounds)
+        behind = data_sets.index(str(task.experiment.data))
+        return math.inf, task.experiment.seed, behind, -math.inf if seconds is None else -seconds
+
+    return sorted(left, key=place)
 
 
 def rounds_left(task: Task, places: Places) -> int:
@@ -44,30 +61,46 @@ class Estimate:
     """Cells that nothing alike was recorded of."""
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Seconds a round of a device, as recorded of cells alike."""
+
+    exact: Mapping[tuple[Any, ...], list[float]]
+    """Of cells of a kind (`_kind`) under an attack."""
+    alike: Mapping[tuple[Any, ...], list[float]]
+    """Of cells of a kind under any attack, but for those that call a defence."""
+
+    @classmethod
+    def of(cls, records: Iterable[Record], device: str) -> "Pace":
+        """That of `device`, as records name it."""
+        exact: dict[tuple[Any, ...], list[float]] = {}
+        alike: dict[tuple[Any, ...], list[float]] = {}
+        for record in records:
+            if record.told["device"] == device and record.summary["rounds"]:
+                told = record.told["experiment"]
+                each = record.told["seconds"] / record.told["jobs"] / record.summary["rounds"]
+                exact.setdefault((*_kind(told), told["attack"]["name"]), []).append(each)
+                if not _rehearses(told):
+                    alike.setdefault(_kind(told), []).append(each)
+        return cls(exact, alike)
+
+    def seconds(self, task: Task, rounds: int) -> float | None:
+        """What `rounds` of `task` take, as many at once as recorded; None if nothing is known."""
+        told = to_json(task.experiment)
+        found = self.exact.get((*_kind(told), told["attack"]["name"]))
+        if found is None and not _rehearses(told):
+            found = self.alike.get(_kind(told))
+        return None if found is None else statistics.fmean(found) * rounds
+
+
 def estimate(
     tasks: Sequence[Task], records: Iterable[Record], device: str, places: Places
 ) -> Estimate:
     """How long `tasks` take on `device` (as records name it)."""
-    exact: dict[tuple[Any, ...], list[float]] = {}
-    alike: dict[tuple[Any, ...], list[float]] = {}
-    for record in records:
-        if record.told["device"] == device and record.summary["rounds"]:
-            told = record.told["experiment"]
-            each = record.told["seconds"] / record.told["jobs"] / record.summary["rounds"]
-            exact.setdefault((*_kind(told), told["attack"]["name"]), []).append(each)
-            if not _rehearses(told):
-                alike.setdefault(_kind(told), []).append(each)
-    seconds, unknown = 0.0, 0
-    for task in tasks:
-        told = to_json(task.experiment)
-        found = exact.get((*_kind(told), told["attack"]["name"]))
-        if found is None and not _rehearses(told):
-            found = alike.get(_kind(told))
-        if found is None:
-            unknown += 1
-        else:
-            seconds += statistics.fmean(found) * rounds_left(task, places)
-    return Estimate(seconds, unknown)
+    pace = Pace.of(records, device)
+    known = [pace.seconds(task, rounds_left(task, places)) for task in tasks]
+    seconds = [each for each in known if each is not None]
+    return Estimate(sum(seconds), len(known) - len(seconds))
 
 
 def _kind(told: Mapping[str, Any]) -> tuple[Any, ...]:
