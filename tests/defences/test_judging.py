@@ -53,6 +53,35 @@ def test_honest_clients_about_0_are_as_wide_as_all_of_them():
     assert out(split) == {0, 1, 2, 3}
 
 
+def test_attackers_that_are_known_do_not_make_outliers_of_honest_clients():
+    # Seven of ten honest clients are near each other, which is not two thirds of all fifteen.
+    honest = [-2.6, -2.0, -1.4, -0.9, -0.3, 0.4, 0.8, 1.3, 1.6, 2.2]
+    values = torch.tensor([value * ERROR for value in [*honest, *[-2.0] * 5]])
+    descent = [0.3] * 10 + [0.0] * 5
+    found = known(alignment=values.tolist(), descent=descent, clients=15)
+    ids = torch.arange(15)
+    copies = range(10, 15)
+    assert {0, 1} <= set(harmful(found, 3.0, ids, None)[0])
+    assert set(harmful(found, 3.0, ids, None, copies)[0]) <= set(copies)
+    # Nor do those that were harmful before, or are so without a doubt.
+    attack = known(alignment=[0.0] * 10 + [-4 * ERROR] * 5, descent=descent, clients=15)
+    _, memory = harmful(attack, 3.0, ids, None)
+    assert set(harmful(found, 3.0, ids, memory)[0]) <= set(copies)
+    values[10:] = -4 * ERROR
+    surely = known(alignment=values.tolist(), descent=descent, clients=15)
+    assert set(harmful(surely, 3.0, ids, None)[0]) == set(copies)
+
+
+def test_who_was_harmful_is_back_where_others_are_as_low_as_it():
+    ids = torch.arange(10)
+    _, memory = harmful(known(descent=[-0.5]), 3.0, ids, None)
+    low = [-0.03, *[-0.1, -0.05, -0.02, 0.0, 0.05, 0.1, 0.2, 0.3, 0.4]]
+    assert out(known(descent=low)) == set()
+    assert out(known(descent=low), memory) == set()
+    # Not where all others are higher.
+    assert out(known(descent=[-0.03, *[0.3] * 9]), memory) == {0}
+
+
 def test_the_descent_is_judged_by_how_descents_vary():
     found = known(descent=[-0.5, 0.3])
     assert out(found) == {0}

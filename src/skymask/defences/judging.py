@@ -1,7 +1,7 @@
 """The reasons to reject a client, each found by a function of its own, and what they go by."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -188,13 +188,15 @@ def copied(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Reasons:
     }
 
 
-def harmful(known: Known, sure: float, ids: Tensor, past: Any) -> tuple[Reasons, dict[str, Any]]:
+def harmful(
+    known: Known, sure: float, ids: Tensor, past: Any, out: Iterable[int] = ()
+) -> tuple[Reasons, dict[str, Any]]:
     """Whose updates go against the root data set, and what to remember of it.
 
     By more than `sure` standard deviations in the slow averages or the late ones; or in the slow
     ones by more than one, if that is an outlier beside the good clients as well; or by being an
     outlier beside them in both measures (`_useless`). `past` is what was remembered of the clients
-    `ids` (n,).
+    `ids` (n,), of which those in `out` are out for another reason.
 
     Two things follow from what happens to a client that is out. One that corrects a confusion of
     two classes moves samples of both, which is against the labels of one; if it is alone with its
@@ -202,15 +204,19 @@ def harmful(known: Known, sure: float, ids: Tensor, past: Any) -> tuple[Reasons,
     loss more than others do (`Known.corrects`). And one that is let in as soon as it is less sure
     to do harm does just as much harm as it is let. So who was harmful in its last round is back
     when its descent is above 0 and its alignment above -1: that of honest clients is about 0 where
-    a model has nothing left to learn of the root's samples.
+    a model has nothing left to learn of the root's samples. Where many of the others are lower
+    themselves (those of whose classes it has least to learn) it is back among them (`_back`).
     """
     deviations = known.deviations
     if not deviations:
         return {}, ClientAverages.of(past, ids, {}, 0.0).stored()
     was = recalled(past, ids, "harmful") > 0
+    others = ~was
+    others[list(out)] = False
     against, raises = (
-        below(both[0][:-1], both[1][:-1], sure) | was & (both[0][:-1] < _BACK[measure])
-        for measure, both in deviations.items()
+        below(slow[:-1], lately[:-1], sure, others=others)
+        | was & (slow[:-1] < _back(slow[:-1][others], _BACK[measure]))
+        for measure, (slow, lately) in deviations.items()
     )
     seen = {"harmful": torch.cat([against | raises, raises.new_zeros(1)]).to(torch.float64)}
     against &= ~known.corrects
@@ -226,6 +232,14 @@ def harmful(known: Known, sure: float, ids: Tensor, past: Any) -> tuple[Reasons,
         )
         reasons.setdefault(i, f"its updates do not teach what the others' do ({told})")
     return reasons, ClientAverages.of(past, ids, seen, 0.0).stored()
+
+
+def _back(others: Tensor, usual: float) -> float:
+    """Above which a client that was harmful is back: `usual`, or as low as `others` (k,) often are.
+
+    That is less than their standard deviation below their median.
+    """
+    return min(usual, float(others.median()) - spread(others)) if len(others) else usual
 
 
 def _useless(alignment: Tensor, descent: Tensor) -> Tensor:
@@ -249,26 +263,34 @@ def _useless(alignment: Tensor, descent: Tensor) -> Tensor:
     return (alignment < limit) & (descent < _outlier(descent[good], _SPREADS["descent"]))
 
 
-def below(slow: Tensor, lately: Tensor, sure: float, beyond: float = 1.0) -> Tensor:
+def below(
+    slow: Tensor, lately: Tensor, sure: float, beyond: float = 1.0, others: Tensor | None = None
+) -> Tensor:
     """Which of n clients are below 0, of their two numbers (n,): (n,) bool.
 
     Below -`sure` in either one; or below -`beyond` in the slow one, and an outlier beside the good.
+    Only of `others` (n,), all if None, is it not known yet that they are not among these.
     """
-    return (torch.minimum(slow, lately) < -sure) | (slow < _limit(slow, -beyond))
+    surely = torch.minimum(slow, lately) < -sure
+    doubtful = ~surely if others is None else others & ~surely
+    return surely | (slow < _limit(slow, -beyond, doubtful))
 
 
-def _limit(mine: Tensor, most: float) -> Tensor:
+def _limit(mine: Tensor, most: float, doubtful: Tensor) -> Tensor:
     """Below which one of n clients is an outlier beside the good ones: at most `most`.
 
     The good ones are those above 0, be they few: in a majority of attackers a median says nothing.
     But where honest clients are about 0, those above it are the upper half of them, which is
-    narrower and higher than the whole. So where two thirds of all are within the limit, all of
-    these are the good ones, and the limit is made of them once more.
+    narrower and higher than the whole. So where two thirds of the `doubtful` (n,), whom nothing
+    else tells from them, are within the limit, all of these are the good ones, and the limit is
+    made of them once more. (Two thirds of all clients would be most of the honest ones, and more
+    the more attackers there are.)
     """
     good = mine[mine > 0] if (mine > 0).any() else mine.new_zeros(1)
     limit = _outlier(good).clamp_max(most)
-    within = mine[mine >= limit]
-    return _outlier(within).clamp_max(most) if len(within) > _MOST * len(mine) else limit
+    within = mine[doubtful & (mine >= limit)]
+    most_are = len(within) > _MOST * int(doubtful.sum())
+    return _outlier(within).clamp_max(most) if most_are else limit
 
 
 def _outlier(good: Tensor, least: float = 1.0) -> Tensor:

@@ -163,7 +163,7 @@ class SkyMask:
             }
             turning = Turning.of(turns, ids, sketches, self.memory, self.sure)
             reasons |= turning.reasons()
-            harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"))
+            harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"), reasons)
             reasons |= harm
             pushes, pushing = resistance.pushing(self.sure)
             reasons |= pushes
