@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skymask.clustering import two_gaussians_each
-from skymask.defences.judging import HARM, SOONER, Known, Reasons, lengths, spread, teach
+from skymask.defences.judging import HARM, OFTEN, SOONER, Known, Reasons, lengths, spread, teach
 from skymask.defences.memory import ClientAverages
 from skymask.geometry import principal_coordinates
 
@@ -31,8 +31,6 @@ _SAME_LENGTH = 0.02
 In tight clusters of honest clients on UCI HAR it is 0.27 to 0.56; among attackers who draw each
 parameter from the same bounds, as Fang-Trim does, 0.001 to 0.007.
 """
-_OFTEN = 1 / 3
-"""The share of the last rounds in tight clusters of single layers that is no coincidence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +93,7 @@ class Clustering:
         seen = {"tight": torch.tensor([float(i in once) for i in (*rows, root)]).double()}
         often = ClientAverages.of(past, ids[looked], seen, self.keep**SOONER)
         for i, share in zip(rows, often.values["tight"].tolist(), strict=False):
-            if i in once and share > _OFTEN:
+            if i in once and share > OFTEN:
                 reasons.setdefault(i, once[i])
         return Clusters(reasons, first, often.stored())
 

@@ -19,6 +19,8 @@ Reasons = dict[int, str]
 
 _COPIES = 3
 """So many clients that send the same are no coincidence."""
+OFTEN = 1 / 3
+"""The share of a client's last rounds in which what happened to it is no coincidence."""
 _SAME = 1e-4
 """The share of squared distances and lengths that may part updates that are the same."""
 _AT_ONCE = 10.0
@@ -188,15 +190,36 @@ def copied(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Reasons:
     }
 
 
+def copied_often(
+    copies: Reasons, ids: Tensor, past: Any, keep: float
+) -> tuple[Reasons, dict[str, Any]]:
+    """Who of the clients `ids` (n,) sent copies in a third of its last rounds; what to remember.
+
+    Of attackers that send the same two or one may be drawn in a round. `copies` are this round's
+    (`copied`), `past` is what was remembered, and `keep` the share kept from round to round.
+    """
+    now = torch.tensor([float(i in copies) for i in range(len(ids) + 1)], dtype=torch.float64)
+    often = ClientAverages.of(past, ids, {"copy": now}, keep**SOONER)
+    found = (often.values["copy"][:-1] > OFTEN).nonzero().flatten().tolist()
+    why = "its updates were copies of others' in its last rounds"
+    return copies | {i: why for i in found if i not in copies}, often.stored()
+
+
 def harmful(
-    known: Known, sure: float, ids: Tensor, past: Any, out: Iterable[int] = ()
+    known: Known,
+    sure: float,
+    ids: Tensor,
+    past: Any,
+    out: Iterable[int] = (),
+    resistance: Sequence[Tensor] = (),
 ) -> tuple[Reasons, dict[str, Any]]:
     """Whose updates go against the root data set, and what to remember of it.
 
     By more than `sure` standard deviations in the slow averages or the late ones; or in the slow
     ones by more than one, if that is an outlier beside the good clients as well; or by being an
-    outlier beside them in both measures (`_useless`). `past` is what was remembered of the clients
-    `ids` (n,), of which those in `out` are out for another reason.
+    outlier beside them in both measures (`_useless`). Likewise by descent and `resistance` (n,)
+    together, where it is given, of slow averages and late ones (`_together`). `past` is what was
+    remembered of the clients `ids` (n,), of which those in `out` are out for another reason.
 
     Two things follow from what happens to a client that is out. One that corrects a confusion of
     two classes moves samples of both, which is against the labels of one; if it is alone with its
@@ -218,20 +241,37 @@ def harmful(
         | was & (slow[:-1] < _back(slow[:-1][others], _BACK[measure]))
         for measure, (slow, lately) in deviations.items()
     )
-    seen = {"harmful": torch.cat([against | raises, raises.new_zeros(1)]).to(torch.float64)}
+    pushes = torch.zeros_like(raises)
+    if resistance:
+        slow, lately = map(_together, (each[:-1] for each in deviations["descent"]), resistance)
+        pushes = below(slow, lately, sure, others=others)
+    harm = against | raises | pushes
+    seen = {"harmful": torch.cat([harm, harm.new_zeros(1)]).to(torch.float64)}
     against &= ~known.corrects
     reasons: Reasons = {}
     for found, (measure, both) in zip((against, raises), deviations.items(), strict=True):
         for i in found.nonzero().flatten().tolist():
             told = f"{measure} {-min(float(part[i]) for part in both):.1f}"
             reasons[i] = f"its updates {HARM[measure]} ({told} standard deviations below 0)"
-    slow = [both[0][:-1] for both in deviations.values()]
-    for i in _useless(*slow).nonzero().flatten().tolist():
-        told = " and ".join(
-            f"{of} {float(part[i]):.1f}" for of, part in zip(HARM, slow, strict=True)
-        )
+    alignment, descent = (both[0][:-1] for both in deviations.values())
+    for i in pushes.nonzero().flatten().tolist():
+        told = f"descent {float(descent[i]):.1f} and resistance {float(resistance[0][i]):.1f}"
+        why = "raise the loss of the root data set and push the model on the way it went"
+        reasons.setdefault(i, f"its updates {why} ({told} standard deviations)")
+    for i in _useless(alignment, descent).nonzero().flatten().tolist():
+        told = f"alignment {float(alignment[i]):.1f} and descent {float(descent[i]):.1f}"
         reasons.setdefault(i, f"its updates do not teach what the others' do ({told})")
     return reasons, ClientAverages.of(past, ids, seen, 0.0).stored()
+
+
+def _together(one: Tensor, other: Tensor) -> Tensor:
+    """Two numbers of clients in standard deviations as one such (Stouffer's), their sum / sqrt 2.
+
+    One is about what an update does to the root data set's loss and the other about what training
+    does to an update, so that noise in the one says nothing of the other. Honest clients are above
+    0 in both; who is a little below in both is hardly one.
+    """
+    return (one + other) / math.sqrt(2)
 
 
 def _back(others: Tensor, usual: float) -> float:

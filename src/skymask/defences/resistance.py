@@ -121,6 +121,17 @@ class Resistance:
             )
         return cls(slow, lately, found, parts.names, kept)
 
+    @property
+    def _tells(self) -> Tensor:
+        """In which parts clients can be told apart, (K,) bool."""
+        least = torch.minimum(self.slow, self.lately)
+        return (least[-1] > _DOWN) & self.seen[:-1].any()
+
+    @property
+    def of_clients(self) -> tuple[Tensor, ...]:
+        """Both numbers of n clients in all parameters, (n,) each; none if they tell nothing."""
+        return (self.slow[:-1, 0], self.lately[:-1, 0]) if self._tells[0] else ()
+
     def pushing(self, sure: float) -> tuple[Reasons, Tensor]:
         """Who of the clients pushes on, and in what: (n + 1, K) bool, to be given to `stored`.
 
@@ -138,7 +149,7 @@ class Resistance:
         out[:-1, 0] |= below(self.slow[:-1, 0], self.lately[:-1, 0], sure, _LEAST)
         stays = (self.kept[:, _PUSHED] > 0) & (self.slow < _BACK) & self.seen[:, None] & ~out
         out |= stays
-        out &= (least[-1] > _DOWN) & self.seen[:-1].any()
+        out &= self._tells
         out[-1] = False
         reasons: Reasons = {}
         for i in out.any(1).nonzero().flatten().tolist():

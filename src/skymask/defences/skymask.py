@@ -15,6 +15,7 @@ from skymask.defences.judging import (
     Known,
     Reasons,
     copied,
+    copied_often,
     harmful,
     shifted,
     too_long,
@@ -53,14 +54,16 @@ class SkyMask:
        against their labels, or raise its loss: the alignment, both of all that it changes and of
        the scores that it raises, or the descent (`evidence.root_evidence`) is more than `sure`
        standard deviations below 0; or more than one, and an outlier beside the good clients by
-       three robust standard deviations; or both are such outliers, whatever their sign. It is back
-       when it is no longer so.
+       three robust standard deviations; or both are such outliers, whatever their sign; or its
+       descent and its resistance (6) are together so far below 0. It is back when it is no longer
+       so.
     2. Copies. Three or more clients sent the same, but for a hundredth of the usual distance to
-       the server's own update; or its mask is in a cluster apart from the root's that is too
-       tight for clients that trained on their own: two Gaussians describe the masks better than
-       one by more than `tight` in BIC per client (of fewer than 14 masks more, as 1 / n), in the
-       average of the layers, or in one of them and so in a third of the last rounds. A majority
-       has to be harmful, too, or of the same length throughout.
+       the server's own update, in this round or in a third of its last ones; or its mask is in a
+       cluster apart from the root's that is too tight for clients that trained on their own: two
+       Gaussians describe the masks better than one by more than `tight` in BIC per client (of
+       fewer than 14 masks more, as 1 / n), in the average of the layers, or in one of them and so
+       in a third of the last rounds. A majority has to be harmful, too, or of the same length
+       throughout.
     3. A cluster apart (more than `apart` in BIC per client): of its clients those whose updates are
        more than `larger` times as long as the median one near the root, or harmful by one standard
        deviation while the median one near the root is not.
@@ -144,7 +147,7 @@ class SkyMask:
 
         seen = _observed(updates, round)
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
-        reasons = copied(updates, server, round.shard)
+        copies = copied(updates, server, round.shard)
 
         before, params = past.get("resistance"), needed(round, "params", "SkyMask")
         parts = Parts.of(updates, server, modules, round.shard)
@@ -162,8 +165,11 @@ class SkyMask:
                 f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)
             }
             turning = Turning.of(turns, ids, sketches, self.memory, self.sure)
+            reasons, copying = copied_often(copies, ids, past.get("copies"), self.memory)
             reasons |= turning.reasons()
-            harm, harm_memory = harmful(known, self.sure, ids, past.get("harm"), reasons)
+            harm, harm_memory = harmful(
+                known, self.sure, ids, past.get("harm"), reasons, resistance.of_clients
+            )
             reasons |= harm
             pushes, pushing = resistance.pushing(self.sure)
             reasons |= pushes
@@ -190,7 +196,8 @@ class SkyMask:
             accepted,
             _scores(known).to(updates),
             known.stored()
-            | {"harm": harm_memory, "tight": clusters.memory, "pairs": pairs.stored()}
+            | {"copies": copying, "harm": harm_memory, "tight": clusters.memory}
+            | {"pairs": pairs.stored()}
             | {"resistance": resistance.stored(before, ids, parts, params, pushing, update)}
             | {"turning": turning.state},
             tuple(reasons.get(i) for i in range(n)),
