@@ -321,16 +321,19 @@ def _limit(mine: Tensor, most: float, doubtful: Tensor) -> Tensor:
 
     The good ones are those above 0, be they few: in a majority of attackers a median says nothing.
     But where honest clients are about 0, those above it are the upper half of them, which is
-    narrower and higher than the whole. So where two thirds of the `doubtful` (n,), whom nothing
-    else tells from them, are within the limit, all of these are the good ones, and the limit is
-    made of them once more. (Two thirds of all clients would be most of the honest ones, and more
-    the more attackers there are.)
+    narrower and higher than the whole. So where two thirds of all are within the limit, all of
+    these are the good ones, and the limit is made of them once more. Likewise if two thirds of the
+    `doubtful` (n,) are, whom nothing else tells from the good ones: two thirds of all are most of
+    the honest clients, and more the more attackers there are.
     """
     good = mine[mine > 0] if (mine > 0).any() else mine.new_zeros(1)
     limit = _outlier(good).clamp_max(most)
-    within = mine[doubtful & (mine >= limit)]
-    most_are = len(within) > _MOST * int(doubtful.sum())
-    return _outlier(within).clamp_max(most) if most_are else limit
+    within = mine >= limit
+    most_are = any(
+        int((within & of).sum()) > _MOST * int(of.sum())
+        for of in (torch.ones_like(doubtful), doubtful)
+    )
+    return _outlier(mine[within]).clamp_max(most) if most_are else limit
 
 
 def _outlier(good: Tensor, least: float = 1.0) -> Tensor:
