@@ -111,7 +111,11 @@ def test_derivatives_forwards_are_torchs(make, shape, monkeypatch):
     loss, steps = root_loss(model, F.cross_entropy, buffers), drawn(5, model.size)
     found = loss.derivatives(params, steps, data.inputs[:40], 3)
     plain = replace(loss, differentiated=loss.module)
-    assert far(found, plain.derivatives(params, steps, data.inputs[:40], 1)) < 1e-3
+    single = plain.derivatives(params, steps, data.inputs[:40], 1)
+    exactly = replace(plain, buffers=buffers.double())
+    double = exactly.derivatives(params.double(), steps.double(), data.inputs[:40].double(), 1)
+    # Of ResNet-20 torch's own in single precision are up to 0.005 from those in double.
+    assert far(found, double) < max(1e-3, 3 * far(single, double))
 
 
 def clients(*shape):
