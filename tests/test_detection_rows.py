@@ -100,6 +100,28 @@ def test_who_turns_round_in_the_middle_is_out_within_six_rounds(seed):
     assert all("turned round" in reason for reason in first["rejected"].values())
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_copies_are_found_where_but_two_of_them_are_drawn(seed):
+    few = replace(CELLS["digits alie"].experiment, participation=0.3, seed=seed)
+    result = simulated(few)
+    missed = [record["fnr"] or 0.0 for record in result.rounds[10:]]
+    assert sum(missed) / len(missed) <= 0.15
+    assert result.summary["fpr"] == 0
+
+
+def test_updates_turned_round_at_their_own_length_are_found_among_clients_of_few_classes():
+    experiment = replace(
+        CELLS["digits sign-flip"].experiment,
+        attack=sm.SignFlip(scale=1.0),
+        model="logistic",
+        partition=Groups(0.7),
+        clients=40,
+    )
+    result = simulated(experiment)
+    assert max(record["fnr"] for record in result.rounds[10:]) <= 1 / 8
+    assert result.summary["fpr"] == 0
+
+
 def test_who_is_copied_goes_with_the_copies():
     cell = CELLS["digits mimic"]
     assert let_in(cell) <= 0.01

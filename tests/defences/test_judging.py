@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from skymask.defences.judging import Known, copied, harmful, together, too_long, worth
+from skymask.defences.judging import Known, alike, copied, harmful, together, too_long, worth
 from skymask.randomness import generator
 from tests.defences.known import ERROR, SAMPLES, filled, known
 
@@ -80,6 +80,24 @@ def test_who_was_harmful_is_back_where_others_are_as_low_as_it():
     assert out(known(descent=low), memory) == set()
     # Not where all others are higher.
     assert out(known(descent=[-0.03, *[0.3] * 9]), memory) == {0}
+
+
+def test_a_descent_and_a_resistance_a_little_below_0_are_harm_together():
+    values = [-0.08, -0.06, -0.04, -0.02, 0.0, 0.02, 0.04, 0.06, 0.08, 0.1]
+    found = known(descent=values, noise=0.05)
+    assert -3 < float(found.deviations["descent"][0][0]) < -1
+    ids, good = torch.arange(10), torch.full((10,), 2.0, dtype=torch.float64)
+    one = good.clone()
+    one[0] = -1.2
+    assert harmful(found, 3.0, ids, None)[0] == {}
+    reasons, memory = harmful(found, 3.0, ids, None, resistance=(one, one))
+    assert list(reasons) == [0]
+    assert "raise the loss of the root data set and push the model on" in reasons[0]
+    assert "and resistance -1.2 standard deviations" in reasons[0]
+    # It stays out until its descent is like the others', whatever its resistance.
+    assert set(harmful(found, 3.0, ids, memory, resistance=(good, good))[0]) == {0}
+    # Noise in one is made up for by the other.
+    assert harmful(found, 3.0, ids, None, resistance=(good, good))[0] == {}
 
 
 def test_the_descent_is_judged_by_how_descents_vary():
@@ -186,22 +204,64 @@ def test_without_class_scores_nobody_is_harmful():
 # Copies and size.
 
 
-def test_copies_are_three_at_least():
+def test_updates_that_are_the_same_are_counted():
     draw = generator("copies")
     updates, server = torch.randn(8, 50, generator=draw), torch.randn(50, generator=draw)
+    assert alike(updates, server).tolist() == [1] * 8
     updates[1] = updates[0]
-    assert copied(updates, server) == {}
     updates[5] = updates[0]
-    assert copied(updates, server) == dict.fromkeys((0, 1, 5), "its update is a copy of 2 others'")
+    assert alike(updates, server).tolist() == [3, 3, 1, 1, 1, 3, 1, 1]
 
 
-def test_clients_that_hardly_move_are_no_copies():
+def test_clients_that_hardly_move_are_not_the_same():
     draw = generator("copies")
     updates, server = torch.randn(8, 50, generator=draw), torch.randn(50, generator=draw)
     updates[:5] *= 1e-4
-    assert copied(updates, server) == {}
+    assert alike(updates, server).tolist() == [1] * 8
     updates[:3] = updates[0]
-    assert set(copied(updates, server)) == {0, 1, 2}
+    assert alike(updates, server).tolist() == [3] * 3 + [1] * 5
+
+
+def copies(*rounds: list[int]) -> list[dict[int, str]]:
+    """The reasons of each of the `rounds`: how many of as many clients sent the same."""
+    memory, told = None, []
+    for same in rounds:
+        reasons, memory = copied(torch.tensor(same), torch.arange(len(same)), memory, 0.9)
+        told.append(reasons)
+    return told
+
+
+def test_three_copies_are_out_at_once_and_two_if_they_go_on():
+    assert copies([3, 1, 3, 3])[0] == dict.fromkeys((0, 2, 3), "its update is a copy of 2 others'")
+    once, twice = copies([2, 2, 1, 1], [2, 2, 1, 1])
+    assert once == {}
+    assert twice == dict.fromkeys((0, 1), "its update is a copy of another's")
+    # A chance that comes once in ten rounds is none.
+    seldom = [[2, 2, 1, 1], *[[1, 1, 1, 1]] * 9] * 3
+    assert not any(copies(*seldom))
+    # Who was a twin of somebody makes no copy of the other.
+    _, other = copies([2, 2, 1, 1], [2, 1, 2, 1])
+    assert set(other) == {0}
+
+
+def test_who_sent_copies_is_out_while_alone_and_back_after_some_rounds():
+    alone = [1, 1, 1, 1]
+    told = copies(*[[3, 3, 3, 1]] * 10, *[alone] * 6)
+    assert set(told[10]) == {0, 1, 2}
+    assert told[10][0] == "its last updates were copies of others'"
+    assert [len(reasons) for reasons in told[10:]] == [3, 3, 3, 0, 0, 0]
+
+
+def test_copies_go_by_client_id_and_who_is_away_stays_known():
+    ids = torch.tensor([7, 3, 9])
+    _, memory = copied(torch.tensor([3, 3, 3]), ids, None, 0.9)
+    for _ in range(5):
+        reasons, memory = copied(
+            torch.ones(2, dtype=torch.int64), torch.tensor([1, 2]), memory, 0.9
+        )
+        assert not reasons
+    reasons, _ = copied(torch.ones(3, dtype=torch.int64), torch.tensor([1, 9, 3]), memory, 0.9)
+    assert set(reasons) == {1, 2}
 
 
 def test_too_long_is_measured_against_those_that_are_kept():

@@ -169,40 +169,45 @@ def worth(labels: Tensor) -> float:
     return len(sizes) ** 2 / float(sizes.reciprocal().sum())
 
 
-def copied(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Reasons:
-    """Who of `updates` (n, d) sent what two others sent, at least.
+def alike(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Tensor:
+    """How many of `updates` (n, d) are the same as each of them, itself included: (n,) int64.
 
     Updates are the same where a hundredth of the usual distance to the `server`'s (d,) parts them,
     and of their own length: clients with nothing left to learn send next to nothing, all of them.
-    Nobody is a copy where most clients sent what the server has. Of both this process holds the
-    columns `shard`.
+    None are where most clients sent what the server has. Of both this process holds the columns
+    `shard`.
     """
     distances = shard.sum(squared_distances(updates)).cpu()
     apart = shard.sum(distances_to(server, updates).to(distances.dtype).square()).cpu()
     usual = apart.median()
     own = lengths_of(updates, shard).to(distances).square()
     near = _SAME * torch.minimum(usual, own)[:, None]
-    same = (distances < near) & usual.isfinite()
-    return {
-        i: f"its update is a copy of {k - 1} others'"
-        for i, k in enumerate(same.sum(1).tolist())
-        if k >= _COPIES
-    }
+    return ((distances < near) & usual.isfinite()).sum(1)
 
 
-def copied_often(
-    copies: Reasons, ids: Tensor, past: Any, keep: float
-) -> tuple[Reasons, dict[str, Any]]:
-    """Who of the clients `ids` (n,) sent copies in a third of its last rounds; what to remember.
+def copied(same: Tensor, ids: Tensor, past: Any, keep: float) -> tuple[Reasons, dict[str, Any]]:
+    """Who of the clients `ids` (n,) sends copies, and what to remember of it.
 
-    Of attackers that send the same two or one may be drawn in a round. `copies` are this round's
-    (`copied`), `past` is what was remembered, and `keep` the share kept from round to round.
+    `same` (n,) says how many sent the same (`alike`). Three or more are copies at once. Of
+    attackers that send the same but two may be drawn in a round, or one: two are copies if each was
+    one of two or more in a third of its last rounds before, and who sent copies in a third of its
+    last rounds is out. (One attacker that copies an honest client, round after round, has it out
+    with itself, as two have at once.) `past` is what was remembered, and `keep` the share kept from
+    round to round.
     """
-    now = torch.tensor([float(i in copies) for i in range(len(ids) + 1)], dtype=torch.float64)
-    often = ClientAverages.of(past, ids, {"copy": now}, keep**SOONER)
-    found = (often.values["copy"][:-1] > OFTEN).nonzero().flatten().tolist()
-    why = "its updates were copies of others' in its last rounds"
-    return copies | {i: why for i in found if i not in copies}, often.stored()
+    before = recalled(past, ids, "twin") > OFTEN
+    copies = (same >= _COPIES) | (same > 1) & before
+    root = same.new_zeros(1).to(torch.float64)
+    seen = {"twin": same > 1, "copy": copies}
+    seen = {name: torch.cat([each.to(root), root]) for name, each in seen.items()}
+    averages = ClientAverages.of(past, ids, seen, keep**SOONER)
+    often = averages.values["copy"][:-1] > OFTEN
+    reasons: Reasons = {}
+    for i in (copies | often).nonzero().flatten().tolist():
+        others = "another's" if same[i] == 2 else f"{same[i] - 1} others'"
+        told = f"its update is a copy of {others}"
+        reasons[i] = told if copies[i] else "its last updates were copies of others'"
+    return reasons, averages.stored()
 
 
 def harmful(

@@ -14,8 +14,8 @@ from skymask.defences.judging import (
     SHORTEST,
     Known,
     Reasons,
+    alike,
     copied,
-    copied_often,
     harmful,
     shifted,
     too_long,
@@ -58,7 +58,8 @@ class SkyMask:
        descent and its resistance (6) are together so far below 0. It is back when it is no longer
        so.
     2. Copies. Three or more clients sent the same, but for a hundredth of the usual distance to
-       the server's own update, in this round or in a third of its last ones; or its mask is in a
+       the server's own update, or two who did so before, in this round or in a third of its last
+       ones; or its mask is in a
        cluster apart from the root's that is too tight for clients that trained on their own: two
        Gaussians describe the masks better than one by more than `tight` in BIC per client (of
        fewer than 14 masks more, as 1 / n), in the average of the layers, or in one of them and so
@@ -147,7 +148,7 @@ class SkyMask:
 
         seen = _observed(updates, round)
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
-        copies = copied(updates, server, round.shard)
+        same = alike(updates, server, round.shard)
 
         before, params = past.get("resistance"), needed(round, "params", "SkyMask")
         parts = Parts.of(updates, server, modules, round.shard)
@@ -165,7 +166,7 @@ class SkyMask:
                 f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)
             }
             turning = Turning.of(turns, ids, sketches, self.memory, self.sure)
-            reasons, copying = copied_often(copies, ids, past.get("copies"), self.memory)
+            reasons, copying = copied(same, ids, past.get("copies"), self.memory)
             reasons |= turning.reasons()
             harm, harm_memory = harmful(
                 known, self.sure, ids, past.get("harm"), reasons, resistance.of_clients
