@@ -50,7 +50,8 @@ def row(precision: str, found: list[Record]) -> list[str]:
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     each = ", ".join(f"{value:.1f}" for value in values)
     seconds = statistics.fmean(
-        record.told["seconds"] / record.told["experiment"]["rounds"] for record in found
+        record.told["seconds"] / record.told["jobs"] / record.told["experiment"]["rounds"]
+        for record in found
     )
     return [precision, f"{mean:.1f} %{spread}", f"{each} %", f"{1000 * seconds:.0f} ms"]
 
@@ -79,7 +80,14 @@ def main() -> None:
         found = [records[task.key] for task in some if task.key in records]
         if found:
             rows.append(row(precision, found))
-    head = ["clients' convolutions", "accuracy, last 5 evaluations", "by seed", "a round"]
+    if not rows:
+        return
+    head = [
+        "clients' convolutions",
+        "accuracy, last 5 evaluations",
+        "by seed",
+        "a round of a device",
+    ]
     result = {"conditions": told, "rounds": o.rounds, "data": o.data, "rows": rows}
     title = f"FedAvg without attack, {o.data}, {o.rounds} rounds"
     write("bench/precision", title, markdown_table(head, rows), result)

@@ -6,7 +6,16 @@ import math
 import pytest
 import torch
 
-from skymask.defences.judging import Known, alike, copied, harmful, together, too_long, worth
+from skymask.defences.judging import (
+    Known,
+    alike,
+    below,
+    copied,
+    harmful,
+    together,
+    too_long,
+    worth,
+)
 from skymask.randomness import generator
 from tests.defences.known import ERROR, SAMPLES, filled, known
 
@@ -72,6 +81,14 @@ def test_attackers_that_are_known_do_not_make_outliers_of_honest_clients():
     assert set(harmful(surely, 3.0, ids, None)[0]) == set(copies)
 
 
+def test_attackers_that_are_known_do_not_hide_those_that_are_not():
+    numbers = [*torch.linspace(0.8, 2.4, 10).tolist(), *[-1.4] * 7, *[-2.9] * 8, *[-2.5] * 4]
+    numbers = torch.tensor(numbers, dtype=torch.float64)
+    unknown = torch.ones(29, dtype=torch.bool)
+    unknown[10:25] = False
+    assert below(numbers, numbers, 3.0, others=unknown)[25:].all()
+
+
 def test_who_was_harmful_is_back_where_others_are_as_low_as_it():
     ids = torch.arange(10)
     _, memory = harmful(known(descent=[-0.5]), 3.0, ids, None)
@@ -94,10 +111,18 @@ def test_a_descent_and_a_resistance_a_little_below_0_are_harm_together():
     assert list(reasons) == [0]
     assert "raise the loss of the root data set and push the model on" in reasons[0]
     assert "and resistance -1.2 standard deviations" in reasons[0]
-    # It stays out until its descent is like the others', whatever its resistance.
-    assert set(harmful(found, 3.0, ids, memory, resistance=(good, good))[0]) == {0}
-    # Noise in one is made up for by the other.
-    assert harmful(found, 3.0, ids, None, resistance=(good, good))[0] == {}
+    # It stays out until both together are above 0.
+    better = good.clone()
+    better[0] = 0.9 * -float(found.deviations["descent"][0][0])
+    assert set(harmful(found, 3.0, ids, memory, resistance=(better, better))[0]) == {0}
+    assert harmful(found, 3.0, ids, None, resistance=(better, better))[0] == {}
+    assert harmful(found, 3.0, ids, memory, resistance=(good, good))[0] == {}
+    # The late averages alone are asked for three standard deviations.
+    assert harmful(found, 3.0, ids, None, resistance=(good, one))[0] == {}
+    assert set(harmful(found, 3.0, ids, None, resistance=(good, 3 * one))[0]) == {0}
+    # A resistance below 0 alone is none of it.
+    lowers = known(descent=[0.2], noise=0.05)
+    assert harmful(lowers, 3.0, ids, None, resistance=(one, one))[0] == {}
 
 
 def test_the_descent_is_judged_by_how_descents_vary():
@@ -207,61 +232,68 @@ def test_without_class_scores_nobody_is_harmful():
 def test_updates_that_are_the_same_are_counted():
     draw = generator("copies")
     updates, server = torch.randn(8, 50, generator=draw), torch.randn(50, generator=draw)
-    assert alike(updates, server).tolist() == [1] * 8
+    assert torch.equal(alike(updates, server), torch.eye(8, dtype=torch.bool))
     updates[1] = updates[0]
     updates[5] = updates[0]
-    assert alike(updates, server).tolist() == [3, 3, 1, 1, 1, 3, 1, 1]
+    same = alike(updates, server)
+    assert same.sum(1).tolist() == [3, 3, 1, 1, 1, 3, 1, 1]
+    assert same[0].nonzero().flatten().tolist() == [0, 1, 5]
 
 
 def test_clients_that_hardly_move_are_not_the_same():
     draw = generator("copies")
     updates, server = torch.randn(8, 50, generator=draw), torch.randn(50, generator=draw)
     updates[:5] *= 1e-4
-    assert alike(updates, server).tolist() == [1] * 8
+    assert torch.equal(alike(updates, server), torch.eye(8, dtype=torch.bool))
     updates[:3] = updates[0]
-    assert alike(updates, server).tolist() == [3] * 3 + [1] * 5
+    assert alike(updates, server).sum(1).tolist() == [3] * 3 + [1] * 5
 
 
-def copies(*rounds: list[int]) -> list[dict[int, str]]:
-    """The reasons of each of the `rounds`: how many of as many clients sent the same."""
+def copies(*rounds: str, ids: list[int] | None = None) -> list[set[int]]:
+    """Who is out in each of the `rounds`, such as "aab": who sent the same has the same letter."""
     memory, told = None, []
-    for same in rounds:
-        reasons, memory = copied(torch.tensor(same), torch.arange(len(same)), memory, 0.9)
-        told.append(reasons)
+    for sent in rounds:
+        letters = torch.tensor([ord(letter) for letter in sent])
+        known = torch.arange(len(sent)) if ids is None else torch.tensor(ids)
+        reasons, memory = copied(letters[:, None] == letters, known, memory, 0.9)
+        told.append(set(reasons))
     return told
 
 
 def test_three_copies_are_out_at_once_and_two_if_they_go_on():
-    assert copies([3, 1, 3, 3])[0] == dict.fromkeys((0, 2, 3), "its update is a copy of 2 others'")
-    once, twice = copies([2, 2, 1, 1], [2, 2, 1, 1])
-    assert once == {}
-    assert twice == dict.fromkeys((0, 1), "its update is a copy of another's")
+    assert copies("abaa") == [{0, 2, 3}]
+    assert copies(*["aabc"] * 4) == [set(), set(), {0, 1}, {0, 1}]
     # A chance that comes once in ten rounds is none.
-    seldom = [[2, 2, 1, 1], *[[1, 1, 1, 1]] * 9] * 3
-    assert not any(copies(*seldom))
-    # Who was a twin of somebody makes no copy of the other.
-    _, other = copies([2, 2, 1, 1], [2, 1, 2, 1])
-    assert set(other) == {0}
+    assert not any(copies(*["aabc", *["abcd"] * 9] * 3))
+
+
+def test_attackers_that_take_turns_at_copying_an_honest_client_do_not_have_it_out():
+    # Client 0 is copied in every round, by 1, 2 and 3 in turn.
+    assert not any(copies(*["aabc", "abac", "abca"] * 20))
+    # One that does it all the time is out with it.
+    assert copies(*["aabc"] * 20)[-1] == {0, 1}
+
+
+def test_a_client_whose_update_comes_twice_is_no_copy_of_itself():
+    assert not any(copies(*["aab"] * 10, ids=[5, 5, 6]))
 
 
 def test_who_sent_copies_is_out_while_alone_and_back_after_some_rounds():
-    alone = [1, 1, 1, 1]
-    told = copies(*[[3, 3, 3, 1]] * 10, *[alone] * 6)
-    assert set(told[10]) == {0, 1, 2}
-    assert told[10][0] == "its last updates were copies of others'"
-    assert [len(reasons) for reasons in told[10:]] == [3, 3, 3, 0, 0, 0]
+    told = copies(*["aaab"] * 10, *["abcd"] * 6)
+    assert told[9:] == [{0, 1, 2}] * 4 + [set()] * 3
 
 
-def test_copies_go_by_client_id_and_who_is_away_stays_known():
-    ids = torch.tensor([7, 3, 9])
-    _, memory = copied(torch.tensor([3, 3, 3]), ids, None, 0.9)
+def test_copies_say_so_and_go_by_client_id_and_who_is_away_stays_known():
+    three = torch.ones(3, 3, dtype=torch.bool)
+    reasons, memory = copied(three, torch.tensor([7, 3, 9]), None, 0.9)
+    assert set(reasons.values()) == {"its update is a copy of 2 others'"}
     for _ in range(5):
-        reasons, memory = copied(
-            torch.ones(2, dtype=torch.int64), torch.tensor([1, 2]), memory, 0.9
-        )
+        apart = torch.eye(2, dtype=torch.bool)
+        reasons, memory = copied(apart, torch.tensor([1, 2]), memory, 0.9)
         assert not reasons
-    reasons, _ = copied(torch.ones(3, dtype=torch.int64), torch.tensor([1, 9, 3]), memory, 0.9)
-    assert set(reasons) == {1, 2}
+    apart = torch.eye(3, dtype=torch.bool)
+    reasons, _ = copied(apart, torch.tensor([1, 9, 3]), memory, 0.9)
+    assert reasons == dict.fromkeys((1, 2), "its last updates were copies of others'")
 
 
 def test_too_long_is_measured_against_those_that_are_kept():

@@ -147,6 +147,21 @@ def test_where_losses_begin_to_curve_downwards_nobody_is_judged_either():
     assert not reasons
 
 
+def test_where_the_root_tells_nobody_apart_there_is_nothing_to_be_judged_with_descents():
+    valley, ids = Valley(20), torch.arange(20)
+    found, _ = valley.judge(ids, valley.updates(ids))
+    assert found.of_clients == ()
+    for _ in range(12):
+        found, _ = valley.judge(ids, valley.updates(ids))
+    slow, lately = found.of_clients
+    assert torch.equal(slow, found.slow[:20, 0])
+    assert torch.equal(lately, found.lately[:20, 0])
+    valley.bend = -1.0
+    for _ in range(30):
+        found, _ = valley.judge(ids, valley.updates(ids))
+    assert found.of_clients == ()
+
+
 def test_after_one_round_nothing_is_known():
     found, (reasons,) = play(1)
     assert not found.slow.any()

@@ -170,7 +170,7 @@ def worth(labels: Tensor) -> float:
 
 
 def alike(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Tensor:
-    """How many of `updates` (n, d) are the same as each of them, itself included: (n,) int64.
+    """Which of `updates` (n, d) are the same as which, each as itself: (n, n) bool on the CPU.
 
     Updates are the same where a hundredth of the usual distance to the `server`'s (d,) parts them,
     and of their own length: clients with nothing left to learn send next to nothing, all of them.
@@ -182,29 +182,34 @@ def alike(updates: Tensor, server: Tensor, shard: Shard = ALL) -> Tensor:
     usual = apart.median()
     own = lengths_of(updates, shard).to(distances).square()
     near = _SAME * torch.minimum(usual, own)[:, None]
-    return ((distances < near) & usual.isfinite()).sum(1)
+    return (distances < near) & usual.isfinite()
 
 
 def copied(same: Tensor, ids: Tensor, past: Any, keep: float) -> tuple[Reasons, dict[str, Any]]:
     """Who of the clients `ids` (n,) sends copies, and what to remember of it.
 
-    `same` (n,) says how many sent the same (`alike`). Three or more are copies at once. Of
-    attackers that send the same but two may be drawn in a round, or one: two are copies if each was
-    one of two or more in a third of its last rounds before, and who sent copies in a third of its
-    last rounds is out. (One attacker that copies an honest client, round after round, has it out
-    with itself, as two have at once.) `past` is what was remembered, and `keep` the share kept from
-    round to round.
+    `same` (n, n) says who sent the same (`alike`). Three or more are copies at once. Of attackers
+    that send the same but two may be drawn in a round, or one: two are copies if both were a twin
+    of somebody in a third of their last rounds, which takes two rounds at least; and who sent
+    copies in a third of its last rounds is out. One attacker that copies an honest client, round
+    after round, so has it out with itself, as two have at once; attackers that take turns at it
+    have not. `past` is what was remembered, and `keep` the share kept from round to round.
     """
-    before = recalled(past, ids, "twin") > OFTEN
-    copies = (same >= _COPIES) | (same > 1) & before
-    root = same.new_zeros(1).to(torch.float64)
-    seen = {"twin": same > 1, "copy": copies}
-    seen = {name: torch.cat([each.to(root), root]) for name, each in seen.items()}
-    averages = ClientAverages.of(past, ids, seen, keep**SOONER)
-    often = averages.values["copy"][:-1] > OFTEN
+    many = same.sum(1)
+    twins = same & (ids[:, None] != ids)  # a client whose update comes twice is no twin of itself
+    often = recalled(past, ids, "twin", sums=True) > OFTEN
+    copies = (many >= _COPIES) | (twins & often[:, None] & often).any(1)
+    root = torch.zeros(1, dtype=torch.float64)
+    seen = {"twin": twins.any(1), "copy": copies}
+    averages = ClientAverages.of(
+        past,
+        ids,
+        {name: torch.cat([each.to(root), root]) for name, each in seen.items()},
+        keep**SOONER,
+    )
     reasons: Reasons = {}
-    for i in (copies | often).nonzero().flatten().tolist():
-        others = "another's" if same[i] == 2 else f"{same[i] - 1} others'"
+    for i in (copies | (averages.values["copy"][:-1] > OFTEN)).nonzero().flatten().tolist():
+        others = "another's" if many[i] == 2 else f"{many[i] - 1} others'"
         told = f"its update is a copy of {others}"
         reasons[i] = told if copies[i] else "its last updates were copies of others'"
     return reasons, averages.stored()
@@ -223,7 +228,8 @@ def harmful(
     By more than `sure` standard deviations in the slow averages or the late ones; or in the slow
     ones by more than one, if that is an outlier beside the good clients as well; or by being an
     outlier beside them in both measures (`_useless`). Likewise by descent and `resistance` (n,)
-    together, where it is given, of slow averages and late ones (`_together`). `past` is what was
+    together, where it is given, of slow averages and late ones, until they are above 0 together
+    (`_together`). `past` is what was
     remembered of the clients `ids` (n,), of which those in `out` are out for another reason.
 
     Two things follow from what happens to a client that is out. One that corrects a confusion of
@@ -238,8 +244,8 @@ def harmful(
     deviations = known.deviations
     if not deviations:
         return {}, ClientAverages.of(past, ids, {}, 0.0).stored()
-    was = recalled(past, ids, "harmful") > 0
-    others = ~was
+    was, pushed = (recalled(past, ids, name) > 0 for name in ("harmful", "pushed"))
+    others = ~(was | pushed)
     others[list(out)] = False
     against, raises = (
         below(slow[:-1], lately[:-1], sure, others=others)
@@ -249,9 +255,11 @@ def harmful(
     pushes = torch.zeros_like(raises)
     if resistance:
         slow, lately = map(_together, (each[:-1] for each in deviations["descent"]), resistance)
-        pushes = below(slow, lately, sure, others=others)
-    harm = against | raises | pushes
-    seen = {"harmful": torch.cat([harm, harm.new_zeros(1)]).to(torch.float64)}
+        pushes = below(slow, lately, sure, others=others) | pushed & (slow < 0)
+    seen = {
+        name: torch.cat([found, found.new_zeros(1)]).to(torch.float64)
+        for name, found in (("harmful", against | raises), ("pushed", pushes))
+    }
     against &= ~known.corrects
     reasons: Reasons = {}
     for found, (measure, both) in zip((against, raises), deviations.items(), strict=True):
@@ -334,11 +342,10 @@ def _limit(mine: Tensor, most: float, doubtful: Tensor) -> Tensor:
     good = mine[mine > 0] if (mine > 0).any() else mine.new_zeros(1)
     limit = _outlier(good).clamp_max(most)
     within = mine >= limit
-    most_are = any(
-        int((within & of).sum()) > _MOST * int(of.sum())
-        for of in (torch.ones_like(doubtful), doubtful)
-    )
-    return _outlier(mine[within]).clamp_max(most) if most_are else limit
+    for some in (torch.ones_like(doubtful), doubtful):
+        if int((within & some).sum()) > _MOST * int(some.sum()):
+            return _outlier(mine[within & some]).clamp_max(most)
+    return limit
 
 
 def _outlier(good: Tensor, least: float = 1.0) -> Tensor:

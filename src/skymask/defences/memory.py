@@ -114,13 +114,16 @@ def known_places(known: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     return place, known[place] == ids
 
 
-def recalled(past: Any, ids: Tensor, name: str) -> Tensor:
-    """The averages of the clients `ids` (n,) when they last took part, 0 where they never did."""
+def recalled(past: Any, ids: Tensor, name: str, sums: bool = False) -> Tensor:
+    """The averages of the clients `ids` (n,) when they last took part, 0 where they never did.
+
+    With `sums` it is s, which no single round brings above 1 - k.
+    """
     values = torch.zeros(len(ids), dtype=torch.float64)
     state = _on_cpu(past or {}).get("all")
     if state is not None and name in state:
         place, there = known_places(state["ids"], ids)
-        values[there] = (state[name] / state["weight"])[place[there]]
+        values[there] = (state[name] if sums else state[name] / state["weight"])[place[there]]
     return values
 
 

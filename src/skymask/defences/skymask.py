@@ -56,15 +56,14 @@ class SkyMask:
        standard deviations below 0; or more than one, and an outlier beside the good clients by
        three robust standard deviations; or both are such outliers, whatever their sign; or its
        descent and its resistance (6) are together so far below 0. It is back when it is no longer
-       so.
+       below 0, or as low as many of the others.
     2. Copies. Three or more clients sent the same, but for a hundredth of the usual distance to
-       the server's own update, or two who did so before, in this round or in a third of its last
-       ones; or its mask is in a
-       cluster apart from the root's that is too tight for clients that trained on their own: two
-       Gaussians describe the masks better than one by more than `tight` in BIC per client (of
-       fewer than 14 masks more, as 1 / n), in the average of the layers, or in one of them and so
-       in a third of the last rounds. A majority has to be harmful, too, or of the same length
-       throughout.
+       the server's own update, or two who both did so before; in this round or in a third of its
+       last ones. Or its mask is in a cluster apart from the root's that is too tight for clients
+       that trained on their own: two Gaussians describe the masks better than one by more than
+       `tight` in BIC per client (of fewer than 14 masks more, as 1 / n), in the average of the
+       layers, or in one of them and so in a third of the last rounds. A majority has to be
+       harmful, too, or of the same length throughout.
     3. A cluster apart (more than `apart` in BIC per client): of its clients those whose updates are
        more than `larger` times as long as the median one near the root, or harmful by one standard
        deviation while the median one near the root is not.

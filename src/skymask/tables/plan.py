@@ -106,7 +106,8 @@ def estimate(
 def _kind(told: Mapping[str, Any]) -> tuple[Any, ...]:
     """What decides how long a round takes, but for the attack."""
     fields = tuple(told[name] for name in ("data", "model", "clients", "participation"))
-    return *fields, told["local"]["steps"], told["local"]["batch"], told["defence"]["name"]
+    local = tuple(told["local"][name] for name in ("steps", "batch", "precision"))
+    return *fields, *local, told["defence"]["name"]
 
 
 def _rehearses(told: Mapping[str, Any]) -> bool:
