@@ -3,6 +3,7 @@ import pytest
 import skymask as sm
 from skymask.tables.cell import Cell, identity
 from skymask.tables.plan import Estimate, estimate, missing, rounds_left, tasks_of
+from skymask.tables.record import Record
 from skymask.tables.work import Places
 from tests.tables.small import experiment, made_up
 
@@ -75,6 +76,19 @@ def test_the_estimate_is_of_cells_alike_on_the_same_device(tmp_path):
     assert estimate(tasks, [other, like], "1x GPU", places) == Estimate(8.0, 1)
     begin(places, tasks[0].key, 3)
     assert estimate(tasks, [like], "1x GPU", places) == Estimate(2.0, 1)
+
+
+def test_half_precision_is_another_kind_and_records_that_do_not_say_are_of_single(tmp_path):
+    places = Places(tmp_path)
+    tasks = tasks_of([SKYMASK], (1,))
+    rounds = ([0] * 3, [0] * 3)
+    like = made_up(SKYMASK.seeded(7), 0.8, rounds, seconds=12.0)
+    older = dict(like.told["experiment"])
+    older["local"] = {k: v for k, v in older["local"].items() if k != "precision"}
+    record = Record({**like.told, "experiment": older})
+    assert estimate(tasks, [record], "1x GPU", places).unknown == 0
+    older["local"] = {**older["local"], "precision": "bfloat16"}
+    assert estimate(tasks, [record], "1x GPU", places).unknown == 1
 
 
 @pytest.mark.parametrize("attack", [sm.Adaptive(), sm.WhiteBox()])

@@ -106,8 +106,9 @@ def estimate(
 def _kind(told: Mapping[str, Any]) -> tuple[Any, ...]:
     """What decides how long a round takes, but for the attack."""
     fields = tuple(told[name] for name in ("data", "model", "clients", "participation"))
-    local = tuple(told["local"][name] for name in ("steps", "batch", "precision"))
-    return *fields, *local, told["defence"]["name"]
+    local = told["local"]
+    precision = local.get("precision", "float32")  # older records do not say
+    return *fields, local["steps"], local["batch"], precision, told["defence"]["name"]
 
 
 def _rehearses(told: Mapping[str, Any]) -> bool:
