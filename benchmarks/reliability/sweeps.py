@@ -74,7 +74,8 @@ def _swept(tasks: list[Task], out: Path) -> float:
     def watch(event: Event) -> None:
         rounds.append(time.monotonic() - begin)
 
-    sweep(missing(tasks, read_records(out), Places(out)), out, ["cpu"], 2, watch=watch)
+    left = missing(tasks, read_records(out), Places(out), "cpu")
+    sweep(left, out, ["cpu"], 2, watch=watch)
     return rounds[0]
 
 
