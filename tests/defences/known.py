@@ -2,7 +2,7 @@
 
 import torch
 
-from skymask.defences.judging import Known
+from skymask.defences.known import Known
 from skymask.randomness import generator
 
 SAMPLES = 100

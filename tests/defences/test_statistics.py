@@ -9,8 +9,8 @@ from torch import nn
 
 import skymask as sm
 from skymask.clients import plan
-from skymask.defences.judging import Known, shifted
-from skymask.defences.statistics import shifts
+from skymask.defences.known import Known
+from skymask.defences.statistics import shifted, shifts
 from skymask.flat import flat_model
 from skymask.local_sgd import LocalSGD
 from skymask.randomness import generator

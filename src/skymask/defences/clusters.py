@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from skymask.clustering import two_gaussians_each
-from skymask.defences.judging import HARM, OFTEN, SOONER, Known, Reasons, lengths, spread, teach
+from skymask.defences.harm import HARM
+from skymask.defences.known import OFTEN, SOONER, Known, Reasons
 from skymask.defences.memory import ClientAverages
+from skymask.defences.outliers import spread
+from skymask.defences.sizes import lengths, teach
 from skymask.geometry import principal_coordinates
 
 _FEWEST = 8

@@ -31,8 +31,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skymask.defences.judging import Reasons, below, together
+from skymask.defences.known import Reasons
 from skymask.defences.memory import doubled, with_root
+from skymask.defences.outliers import below, together
 from skymask.defences.parts import Parts
 from skymask.shards import Shard
 from skymask.threads import in_one_thread
@@ -135,9 +136,9 @@ class Resistance:
     def pushing(self, sure: float) -> tuple[Reasons, Tensor]:
         """Who of the clients pushes on, and in what: (n + 1, K) bool, to be given to `stored`.
 
-        Of all parameters as with every measure (`judging.below`): by more than `sure` standard
+        Of all parameters as with every measure (`outliers.below`): by more than `sure` standard
         deviations in either number, or by more than two if that is an outlier beside the good ones.
-        Of a layer by so many more that all layers together are as unlikely (`judging.together`).
+        Of a layer by so many more that all layers together are as unlikely (`outliers.together`).
         Who did so in its last round is back when it resists by more than one. Nobody does in what
         the root pushes in itself, by more than one standard deviation in either number, and nobody
         at all where nothing was observed of anybody.

@@ -10,17 +10,9 @@ from torch import Tensor
 
 from skymask.components import check_settings, count, number, setting
 from skymask.defences.clusters import Clustering, Clusters
-from skymask.defences.judging import (
-    SHORTEST,
-    Known,
-    Reasons,
-    alike,
-    copied,
-    harmful,
-    shifted,
-    too_long,
-    worth,
-)
+from skymask.defences.copies import alike, copied
+from skymask.defences.harm import harmful
+from skymask.defences.known import SHORTEST, Known, Reasons, worth
 from skymask.defences.masking import PAPER, MaskSummary, mask_summary
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
@@ -28,7 +20,8 @@ from skymask.defences.parts import Parts, shares
 from skymask.defences.resistance import Resistance
 from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
-from skymask.defences.statistics import shifts
+from skymask.defences.sizes import too_long
+from skymask.defences.statistics import shifted, shifts
 from skymask.defences.turning import Sketches, Turning
 from skymask.evidence import root_evidence
 from skymask.geometry import centred, lengths, principal_coordinates

@@ -1,13 +1,20 @@
 """Batch norm's running statistics: what a client can poison without touching a parameter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from skymask.defences.known import Known, Reasons
+
 _MEAN, _VARIANCE = "running_mean", "running_var"
 _FLOOR = 1e-5
 """Added to variances, as batch norm itself does."""
+_SHIFT, _SHIFT_AT_ONCE = 1.0, 3.0
+"""Standard deviations that batch norm's outputs may be moved by, on average and in one round.
+
+By one, most of a layer's features still have the sign that the next layer expects.
+"""
 
 
 def shifts(buffers: Tensor, server: Tensor, layers: Mapping[str, slice]) -> Tensor | None:
@@ -31,3 +38,21 @@ def shifts(buffers: Tensor, server: Tensor, layers: Mapping[str, slice]) -> Tens
         stretched = ((rows[:, variance_at] + _FLOOR) / variance).log() / 2
         found += [part.square().mean(1).sqrt() for part in (moved, stretched)]
     return torch.stack(found).amax(0) if found else None
+
+
+def shifted(known: Known, now: Tensor, kept: Sequence[int], larger: float) -> Reasons:
+    """Whose batch norm statistics would move the model's features far from the server's own.
+
+    `now` (n,) are this round's shifts (`statistics.shifts`). On average over rounds by more than
+    one standard deviation and `larger` times as far as the median one of the clients `kept`; or by
+    three in this round. Honest clients differ by the classes that they hold, most in the first
+    round, when the statistics still move away from their start.
+    """
+    average = known.slow.values["shift"][:-1]
+    usual = float(average[kept].median()) if kept else 0.0
+    out = (average > max(_SHIFT, larger * usual)) | (now > _SHIFT_AT_ONCE)
+    return {
+        i: f"its batch norm statistics move the features {float(max(average[i], now[i])):.1f} "
+        "standard deviations away from the server's"
+        for i in out.nonzero().flatten().tolist()
+    }

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skymask.defences.judging import Reasons
+from skymask.defences.known import Reasons
 from skymask.defences.memory import doubled, known_places, with_root
 from skymask.geometry import sketch
 from skymask.shards import Shard
