@@ -67,7 +67,8 @@ def alignment(updates: Tensor, round: sm.Round, step: float) -> Tensor:
         change = torch.stack([round.loss.outputs(model, inputs) - before for model in models])
     else:
         change = round.loss.derivatives(round.params, directions, inputs, at_once=4)
-    all_changes, error, raised, raised_error, _ = judged(change, before, labels, labels.unique())
+    found = judged(change, before, labels, labels.unique())
+    all_changes, error, raised, raised_error = found[:4]
     return torch.maximum(all_changes / error, raised / raised_error).cpu()
 
 

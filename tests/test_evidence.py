@@ -82,6 +82,24 @@ def test_the_descent_is_that_of_a_loop(classes, make):
     np.testing.assert_allclose(judged(updates, round).descent, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("make", [None, mlp], ids=["linear", "deep"])
+def test_how_alike_two_are_is_the_mean_correlation_of_what_they_change(classes, make):
+    updates, round = small(classes, module=make and make(classes))
+    scores, params, _ = parts(round)
+    expected = evidence.alike(scores, params, updates.numpy())
+    np.testing.assert_allclose(judged(updates, round).alike, expected, atol=1e-6)
+
+
+def test_who_follows_the_same_wrong_labels_is_alike():
+    updates, round = digits.flipped(6, torch.float64)
+    found = judged(updates, round).alike
+    flipped, honest = found[:6, :6], found[6:, 6:]
+    assert flipped.min() > 0.3
+    assert honest.min() > 0.3
+    assert found[:6, 6:].max() < 0
+
+
 def test_a_small_step_down_the_gradient_is_a_descent():
     updates, round = digits.honest(torch.float64)
     down = -round.loss.gradient(round.params, round.root)

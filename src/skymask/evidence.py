@@ -16,6 +16,10 @@ it is raised. While the model is new the first sees more, later the second.
 
 The descent: do the changes lower the loss of the root samples? That is so of honest clients in the
 average over rounds, though in one round what they want for their own classes may be stronger.
+
+Besides, clients are compared with each other: who changes the scores in the same way? For that the
+root's samples are so many inputs, whatever their labels are. A hundred inputs say more of who is
+alike than the ten samples of a class say of who is right.
 """
 
 import math
@@ -55,6 +59,8 @@ class Evidence:
     """(n,) float64, the standard deviation of `raised`, likewise."""
     descent: Tensor
     """(n,) float64 between -1 and 1: above 0 the update lowers the root data set's loss."""
+    alike: Tensor
+    """(n, n) float64 between -1 and 1: how much two updates change the scores in the same way."""
 
 
 def root_evidence(
@@ -83,6 +89,9 @@ def root_evidence(
     The descent is the cosine of D_i and R, R_sc = ([c is the label of s] - p_sc) / N_s with p the
     softmax of the scores before and N_s how many root samples have the label of s: R is minus the
     gradient of the cross-entropy, each class of the root data set with the same say.
+
+    How alike clients i and j are is the mean over all C scores c of the correlation, over the
+    root's samples s, of D_isc and D_jsc; 0 where one does not change a score.
 
     A `server` update (d,) counts as one more client, the last. Of the clients' updates, but not of
     that one, this process holds the columns `shard` alone.
@@ -126,7 +135,11 @@ def root_evidence(
     inputs = updates, params, loss.buffers, length, *(() if server is None else (server,))
     same = root.identity, shard.rank, shard.ranks, shard.group
     found = loss.repeat("evidence", same, make, *inputs, record=shard.ranks == 1)
-    return Evidence(*found[0].cpu()) if found else None
+    if not found:
+        return None
+    rows = found[0].cpu()
+    alignment, error, raised, raised_error, descent = rows[:5]
+    return Evidence(alignment, error, raised, raised_error, descent, alike=rows[5:])
 
 
 def _by_layers(
@@ -181,8 +194,9 @@ def _factors(rows: Tensor, length: Tensor, shard: Shard = ALL) -> Tensor:
 
 
 def judged(change: Tensor, before: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """What `Evidence` holds, (5, n), of the clients' changes (n, N, C) of scores `before` (N, C).
+    """What `Evidence` holds, of the clients' changes (n, N, C) of scores `before` (N, C).
 
+    One below the other, (5 + n, n): it leaves the device at once.
     `labels` (N,) are the root's and `classes` (K,) those among them.
     """
     change = change.to(torch.float64)
@@ -205,7 +219,16 @@ def judged(change: Tensor, before: Tensor, labels: Tensor, classes: Tensor) -> T
     descent = (change * wanted).sum((1, 2)) / (
         wanted.norm().clamp_min(tiny) * math.sqrt(wanted.numel())
     )
-    return torch.stack([*found[0], *found[1], descent])
+    return torch.cat([torch.stack([*found[0], *found[1], descent]), _correlations(change)])
+
+
+def _correlations(change: Tensor) -> Tensor:
+    """Of n clients' changes (n, N, C) of the scores, over samples, the mean over scores: (n, n)."""
+    apart = change - change.mean(1, keepdim=True)
+    apart = apart / apart.norm(dim=1, keepdim=True).clamp_min(torch.finfo(apart.dtype).tiny)
+    rows = apart.flatten(1)
+    found: Tensor = rows @ rows.T / change.shape[2]
+    return found
 
 
 def _contrast(ranks: Tensor, inside: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ CLUSTERING = Clustering(dims=2, tight=4.0, apart=1.5, larger=2.5, keep=0.9)
     ("facts", "gain", "expected"),
     [
         ({"alignment": [-0.1, -0.1, 0.1, -0.1]}, 2.0, {0, 1, 3}),
+        ({"alignment": [-0.1, 0.1, 0.1, 0.1]}, 2.0, set()),  # the cluster is not against them
         ({"descent": [-0.4, -0.4, 0.3, -0.4]}, 2.0, {0, 1, 3}),
         ({"length": [3.0, 3.0, 2.0, 3.0]}, 2.0, {0, 1, 3}),
         ({}, 2.0, set()),

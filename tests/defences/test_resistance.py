@@ -119,12 +119,26 @@ def test_who_sends_noise_is_let_in_most_of_the_time():
 def test_a_layer_that_is_turned_round_shows_in_that_layer():
     def poison(sent, index):
         poisoned = sent.clone()
-        poisoned[:4, LAYERS["head"]] *= -1
+        poisoned[:4, LAYERS["body"]] *= -1
         return poisoned
 
     last = play(80, poison)[1][-1]
     assert set(last) == set(range(4))
-    assert all("in layer head" in reason for reason in last.values())
+    assert all("in layer body" in reason for reason in last.values())
+
+
+def test_who_resists_as_a_whole_may_push_in_a_layer():
+    # What is turned round is a twentieth of what is sent, so that it hardly counts.
+    def poison(sent, index):
+        poisoned = sent.clone()
+        poisoned[:4, LAYERS["head"]] *= -0.2
+        return poisoned
+
+    found, told = play(80, poison)
+    head = found.names.index("head")
+    assert (found.slow[:4, head] < -3).all()
+    assert (found.slow[:4, 0] > 1).all()
+    assert not told[-1]
 
 
 def test_where_losses_curve_downwards_nobody_is_judged():

@@ -74,3 +74,17 @@ def descent(
             changed = change[sample, c] - change[sample].mean()
             dot, own, other = dot + wanted * changed, own + changed**2, other + wanted**2
     return dot / np.sqrt(own * other)
+
+
+def alike(
+    scores: Callable[[np.ndarray], np.ndarray], params: np.ndarray, updates: np.ndarray
+) -> np.ndarray:
+    """How much each two of `updates` change the scores in the same way, (n, n)."""
+    changes = [derivative(scores, params, update) for update in updates]
+    changes = [change - change.mean(1, keepdims=True) for change in changes]
+    found = np.zeros((len(updates), len(updates)))
+    for i, one in enumerate(changes):
+        for j, other in enumerate(changes):
+            columns = zip(one.T, other.T, strict=True)
+            found[i, j] = np.mean([np.corrcoef(mine, theirs)[0, 1] for mine, theirs in columns])
+    return found

@@ -124,7 +124,7 @@ class Clustering:
                 times = float((length[i] - usual).exp())
                 reasons[i] = f"{told}, and its updates are {times:.1f} times as long"
         for measure, (slow, _) in known.deviations.items():
-            if slow[near].median() <= 0:  # the others are no better
+            if slow[near].median() <= 0 or slow[away].median() > 0:  # or it is no worse
                 continue
             for i in away:
                 if slow[i] < -1 and not (measure == "alignment" and known.corrects[i]):

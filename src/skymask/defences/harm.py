@@ -1,6 +1,5 @@
 """Harm: whose updates go against the root data set."""
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from skymask.defences.known import Known, Reasons
 from skymask.defences.memory import ClientAverages, recalled
-from skymask.defences.outliers import below, outlier, spread
+from skymask.defences.outliers import below, outlier, spread, stouffer
 
 HARM = {
     "alignment": "move the model against the labels of the root data set",
@@ -37,7 +36,7 @@ def harmful(
     ones by more than one, if that is an outlier beside the good clients as well; or by being an
     outlier beside them in both measures (`_useless`). Likewise by descent and `resistance` (n,)
     together, where it is given, of slow averages and late ones, until they are above 0 together
-    (`_stouffer`). `past` is what was remembered of the clients `ids` (n,), of which those in `out`
+    (`stouffer`). `past` is what was remembered of the clients `ids` (n,), of which those in `out`
     are out for another reason.
 
     Two things follow from what happens to a client that is out. One that corrects a confusion of
@@ -62,7 +61,7 @@ def harmful(
     )
     pushes = torch.zeros_like(raises)
     if resistance:
-        slow, lately = map(_stouffer, (each[:-1] for each in deviations["descent"]), resistance)
+        slow, lately = map(stouffer, (each[:-1] for each in deviations["descent"]), resistance)
         pushes = below(slow, lately, sure, others=others) | pushed & (slow < 0)
     seen = {
         name: torch.cat([found, found.new_zeros(1)]).to(torch.float64)
@@ -83,16 +82,6 @@ def harmful(
         told = f"alignment {float(alignment[i]):.1f} and descent {float(descent[i]):.1f}"
         reasons.setdefault(i, f"its updates do not teach what the others' do ({told})")
     return reasons, ClientAverages.of(past, ids, seen, 0.0).stored()
-
-
-def _stouffer(one: Tensor, other: Tensor) -> Tensor:
-    """Two numbers of clients in standard deviations as one such (Stouffer's), their sum / sqrt 2.
-
-    One is about what an update does to the root data set's loss and the other about what training
-    does to an update, so that noise in the one says nothing of the other. Honest clients are above
-    0 in both; who is a little below in both is hardly one.
-    """
-    return (one + other) / math.sqrt(2)
 
 
 def _back(others: Tensor, usual: float) -> float:

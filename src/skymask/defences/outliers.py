@@ -55,6 +55,15 @@ def spread(values: Tensor) -> float:
     return _NORMAL * float((values - values.median()).abs().median())
 
 
+def stouffer(one: Tensor, other: Tensor) -> Tensor:
+    """Two numbers of clients in standard deviations as one such (Stouffer's): their sum / sqrt 2.
+
+    For two whose noise has nothing to do with each other's: who is a little below 0 in both is
+    hardly there by chance.
+    """
+    return (one + other) / math.sqrt(2)
+
+
 def together(bound: float, many: int) -> float:
     """The bound that one of `many` numbers is beyond as seldom as one alone is beyond `bound`.
 

@@ -9,7 +9,10 @@ resists, be its data unusual, few or unlike the root data set's. Who sends its u
 changes it by the opposite, and so does who sends a multiple of the others' mean turned round.
 
 In a layer by itself what the others' steps change there is mixed in. Modules were seen to resist
-all the same, but not biases: even with a convex loss honest clients' may push for long.
+all the same, but not biases: even with a convex loss honest clients' may push for long. Nor does
+each module of a deep network: in the last ones those of some classes push for a hundred rounds, as
+what the modules before learn has them learn more. As a whole they resist all the time. So in a
+module only those push who do not resist as a whole.
 
 Noise of batches is many times as large in a single round. It has nothing to do with s, but that
 what was sent before is a part of s if it was averaged, which counts for its client. So the sum over
@@ -45,7 +48,7 @@ How a client's loss curves does not change with what is left to learn, and near 
 noise is so strong that it takes many rounds.
 """
 _BACK = 1.0
-"""The standard deviations above which a client that pushed is back: as an honest one is.
+"""The standard deviations above which a client resists; one that pushed is back: as honest ones do.
 
 What has nothing to do with the step, noise, is above 0 as often as not.
 """
@@ -138,7 +141,8 @@ class Resistance:
 
         Of all parameters as with every measure (`outliers.below`): by more than `sure` standard
         deviations in either number, or by more than two if that is an outlier beside the good ones.
-        Of a layer by so many more that all layers together are as unlikely (`outliers.together`).
+        Of a layer by so many more that all layers together are as unlikely (`outliers.together`),
+        and only who does not resist by more than one in all parameters.
         Who did so in its last round is back when it resists by more than one. Nobody does in what
         the root pushes in itself, by more than one standard deviation in either number, and nobody
         at all where nothing was observed of anybody.
@@ -147,6 +151,7 @@ class Resistance:
         bounds = torch.full((len(self.names),), sure, dtype=torch.float64)
         bounds[1:] = together(sure, len(self.names) - 1)
         out = least < -bounds
+        out[:, 1:] &= self.slow[:, :1] < _BACK
         out[:-1, 0] |= below(self.slow[:-1, 0], self.lately[:-1, 0], sure, _LEAST)
         stays = (self.kept[:, _PUSHED] > 0) & (self.slow < _BACK) & self.seen[:, None] & ~out
         out |= stays

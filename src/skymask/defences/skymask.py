@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skymask.components import check_settings, count, number, setting
+from skymask.defences.camps import opposed
 from skymask.defences.clusters import Clustering, Clusters
 from skymask.defences.copies import alike, copied
 from skymask.defences.harm import harmful
@@ -138,7 +139,7 @@ class SkyMask:
         modules = _modules(round.layers, len(needed(round, "params", "SkyMask")))
         masks = mask_summary(training, updates, round, root=True, parts=modules)
 
-        seen = _observed(updates, round)
+        seen, agree = _observed(updates, round)
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
         same = alike(updates, server, round.shard)
 
@@ -159,7 +160,10 @@ class SkyMask:
             }
             turning = Turning.of(turns, ids, sketches, self.memory, self.sure)
             reasons, copying = copied(same, ids, past.get("copies"), self.memory)
-            reasons |= turning.reasons()
+            agreed = PairAverages.of(past.get("agreed"), ids, agree, self.memory)
+            settings = self.dims, self.sure, self.memory
+            against, camp = opposed(known, agreed.values, ids, *settings, past.get("camp"))
+            reasons |= against | turning.reasons()
             harm, harm_memory = harmful(
                 known, self.sure, ids, past.get("harm"), reasons, resistance.of_clients
             )
@@ -190,7 +194,7 @@ class SkyMask:
             _scores(known).to(updates),
             known.stored()
             | {"copies": copying, "harm": harm_memory, "tight": clusters.memory}
-            | {"pairs": pairs.stored()}
+            | {"pairs": pairs.stored(), "agreed": agreed.stored(), "camp": camp}
             | {"resistance": resistance.stored(before, ids, parts, params, pushing, update)}
             | {"turning": turning.state},
             tuple(reasons.get(i) for i in range(n)),
@@ -241,8 +245,11 @@ def _others(n: int, reasons: Reasons) -> list[int]:
     return [i for i in range(n) if i not in reasons]
 
 
-def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
-    """What this round tells of each client, and last of the root: (n + 1,) float64 on the CPU."""
+def _observed(updates: Tensor, round: Round) -> tuple[dict[str, Tensor], Tensor]:
+    """What this round tells of each client, and last of the root: (n + 1,) float64 on the CPU.
+
+    And how much they change the outputs in the same way, (n + 1, n + 1); 0 if nothing tells.
+    """
     server = needed(round, "server_update", "SkyMask")
     norms = torch.cat([lengths(updates, round.shard), lengths(server[None])]).to(torch.float64)
     tiny = torch.finfo(torch.float64).tiny
@@ -254,11 +261,13 @@ def _observed(updates: Tensor, round: Round) -> dict[str, Tensor]:
         if moved is not None:
             found["shift"] = torch.cat([moved, moved.new_zeros(1)]).cpu()
     params, root = (needed(round, name, "SkyMask") for name in ("params", "root"))
+    agree = torch.zeros(len(norms), len(norms), dtype=torch.float64)
     if isinstance(round.loss, RootLoss) and not root.labels.is_floating_point():
         evidence = root_evidence(round.loss, params, updates, root, norms[-1], server, round.shard)
         if evidence is not None:
             found |= vars(evidence) | {"square": evidence.descent.square()}
-    return found
+            agree = found.pop("alike")
+    return found, agree
 
 
 def _modules(layers: Mapping[str, slice], d: int) -> dict[str, slice]:

@@ -1,0 +1,113 @@
+"""Camps: clients whose updates change the model's outputs in the same way, against the root.
+
+What the root data set says of one client is uncertain: it has few samples of a class. But who
+follows wrong labels changes the outputs for all of them as the others do who follow the same, and
+as no honest client does. Two Gaussians find such a camp before any of its members could be told
+from an honest client of unusual data, and of a camp the median member is judged, not each by
+itself: all of its members change the model as that one does.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skymask.clustering import two_gaussians
+from skymask.defences.known import OFTEN, SOONER, Known, Reasons
+from skymask.defences.memory import ClientAverages, recalled
+from skymask.defences.outliers import stouffer
+from skymask.geometry import principal_coordinates
+
+_FIT = 1e-4
+"""When to stop fitting camps: in log-likelihood per point, far below what decides."""
+_FEWEST = 8
+"""Fewer clients are not divided: two camps of them could not be told from chance."""
+_DEPTH = 2
+"""How often clients are divided, at most: first perhaps into those of other classes."""
+_PASSES = 3
+"""How many camps can be found one after another in a round."""
+_GOOD = 1 / math.sqrt(2)
+"""The standard deviations above which clients are good: an alignment of 1, if a descent is 0."""
+
+
+def opposed(
+    known: Known, alike: Tensor, ids: Tensor, dims: int, sure: float, keep: float, past: Any
+) -> tuple[Reasons, dict[str, Any]]:
+    """Who is in a camp that goes against the root data set, and what to remember of it.
+
+    `alike` (n + 1, n + 1) says how much the clients `ids` (n,), and last the root, change the
+    outputs in the same way, over rounds. The clients are divided into two camps, and each of these
+    once more (`_divided`). One is out whose median member goes against the root's labels, also in
+    alignment and descent together, or is not good and more than `sure` standard deviations worse
+    than the median of all others; but for members that are good themselves, or nearer to the
+    others' median. Then another one is looked for among those left. Where the others are not good
+    nobody is judged: the root may not know yet, or no longer, what is right.
+
+    A camp of a single round may be a coincidence, so who is in one is remembered, with a `keep` of
+    its third power, and out is who often was; `past` is what was remembered in the last round.
+    """
+    n = len(ids)
+    if not known.deviations:
+        return {}, ClientAverages.of(past, ids, {}, 0.0).stored()
+    alignment, descent = (slow[:n] for slow, _ in known.deviations.values())
+    both = stouffer(alignment, descent)
+    left, found = list(range(n)), torch.zeros(n + 1, dtype=torch.float64)
+    for _ in range(_PASSES):
+        for camp in _camps(alike, left, dims):
+            others = [i for i in left if i not in camp]
+            out = _against(alignment, both, camp, others, sure)
+            if out:
+                break
+        else:
+            break
+        found[out] = 1.0
+        left = [i for i in left if not found[i]]
+    stored = ClientAverages.of(past, ids, {"against": found}, keep**SOONER).stored()
+    reasons = {}
+    often = recalled(stored, ids, "against", sums=True) > OFTEN
+    for i in often.nonzero().flatten().tolist():
+        why = "its updates change the model as those of a camp do that goes against the root"
+        reasons[i] = f"{why} data set ({float(both[i]):.1f} standard deviations)"
+    return reasons, stored
+
+
+def _against(
+    alignment: Tensor, both: Tensor, camp: list[int], others: list[int], sure: float
+) -> list[int]:
+    """Who of a `camp` goes with it against the root data set, if it does and `others` are good.
+
+    Of n clients' `alignment` (n,), and of that and the descent together (`both`).
+    """
+    lower, upper = float(both[camp].median()), float(both[others].median())
+    if upper < _GOOD:
+        return []
+    worse = lower < 0 and float(alignment[camp].median()) < 0
+    if not worse and not (lower < _GOOD and upper - lower > sure):
+        return []
+    bound = max(_GOOD, (lower + upper) / 2)
+    return [i for i in camp if both[i] < bound]
+
+
+def _camps(alike: Tensor, rows: list[int], dims: int) -> Iterator[list[int]]:
+    """The camps of the clients `rows`: both, then what each of these is divided into, and so on."""
+    level = [rows]
+    for _ in range(_DEPTH):
+        level = [part for each in level for part in _divided(alike, each, dims)]
+        yield from level
+
+
+def _divided(alike: Tensor, rows: list[int], dims: int) -> list[list[int]]:
+    """The two camps of the clients `rows`, or none.
+
+    By two Gaussians in the first `dims` principal coordinates of how `alike` (m, m) they are; none
+    where these are no better than one, in BIC, or hardly anybody is in one of them.
+    """
+    if len(rows) < _FEWEST:
+        return []
+    points = principal_coordinates(alike[rows][:, rows], dims)
+    fit = two_gaussians(points.numpy(), tolerance=_FIT)
+    camps = [[rows[i] for i in np.flatnonzero(fit.labels == mark)] for mark in (0, 1)]
+    return camps if fit.gain > 0 and min(map(len, camps)) > dims else []
