@@ -41,10 +41,11 @@ def opposed(
     `alike` (n + 1, n + 1) says how much the clients `ids` (n,), and last the root, change the
     outputs in the same way, over rounds. The clients are divided into two camps, and each of these
     once more (`_divided`). One is out whose median member goes against the root's labels, also in
-    alignment and descent together, or is not good and more than `sure` standard deviations worse
-    than the median of all others; but for members that are good themselves, or nearer to the
-    others' median. Then another one is looked for among those left. Where the others are not good
-    nobody is judged: the root may not know yet, or no longer, what is right.
+    alignment and descent together (in a majority by more than one standard deviation), or is not
+    good and more than `sure` standard deviations worse than the median of all others; but for
+    members that are good themselves, or nearer to the others' median. Then another one is looked
+    for among those left. Where the others are not good, also in alignment alone, nobody is judged:
+    the root may not know yet, or no longer, what is right.
 
     A camp of a single round may be a coincidence, so who is in one is remembered, with a `keep` of
     its third power, and out is who often was; `past` is what was remembered in the last round.
@@ -82,9 +83,10 @@ def _against(
     Of n clients' `alignment` (n,), and of that and the descent together (`both`).
     """
     lower, upper = float(both[camp].median()), float(both[others].median())
-    if upper < _GOOD:
+    if upper < _GOOD or float(alignment[others].median()) < 1:
         return []
-    worse = lower < 0 and float(alignment[camp].median()) < 0
+    least = -1.0 if len(camp) > len(others) else 0.0
+    worse = lower < least and float(alignment[camp].median()) < 0
     if not worse and not (lower < _GOOD and upper - lower > sure):
         return []
     bound = max(_GOOD, (lower + upper) / 2)
