@@ -122,6 +122,25 @@ def test_updates_turned_round_at_their_own_length_are_found_among_clients_of_few
     assert result.summary["fpr"] == 0
 
 
+@pytest.mark.parametrize(("seed", "most"), [(1, 0.02), (2, 0.3)])
+def test_flippers_that_nobody_could_tell_by_themselves_are_out_as_a_camp(seed, most):
+    """A linear model at q = 0.7: with each judged by itself 5 and 64 % are let in."""
+    cell = CELLS["digits label-flip"]
+    experiment = replace(
+        cell.experiment,
+        model="logistic",
+        partition=Groups(0.7),
+        clients=40,
+        rounds=60,
+        seed=seed,
+    )
+    result = simulated(experiment)
+    assert let_in(replace(cell, experiment=experiment)) <= most
+    assert result.summary["fpr"] == 0
+    told = {why for round in result.rounds for why in round["rejected"].values()}
+    assert any("as those of a camp do" in why for why in told)
+
+
 def test_who_is_copied_goes_with_the_copies():
     cell = CELLS["digits mimic"]
     assert let_in(cell) <= 0.01

@@ -41,7 +41,7 @@ class SkyMask:
 
     The paper's rule fits two clusters to the masks in every round and rejects the one without the
     root model. But honest clients form clusters too, by the classes that they hold: with nobody to
-    reject it loses a third of them. Here a client is rejected for one of seven reasons, each of
+    reject it loses a third of them. Here a client is rejected for one of eight reasons, each of
     which an honest client gives seldom:
 
     1. Harm. Its updates, averaged over rounds, move the model's outputs for the root data set
@@ -75,10 +75,13 @@ class SkyMask:
        upwards: its updates change against the model's last step (`resistance`). Out is whose
        change with it, as those do that are turned round, over rounds and in all parameters by more
        than `sure` standard deviations, or by more than two and as an outlier beside the good
-       clients; or in a module. It takes clients that take part in one round after the other and a
-       model that takes the decision's update, or a multiple; and the root model has to resist.
+       clients; or in a module, if it does not resist in all parameters either. It takes clients
+       that take part in one round after the other and a model that takes the decision's update, or
+       a multiple; and the root model has to resist.
     7. Turning. The mean of what it sent in its last rounds points against what it sent before that
        (`turning`), which the root model's does not.
+    8. Camps. It is in a camp of clients that change the model's outputs in the same way and go
+       against the root data set as a group, where the others do not (`camps`).
 
     Masks are trained as in the paper (Eq. 1 to 5). Departures, and why:
 
