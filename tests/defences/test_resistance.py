@@ -128,14 +128,16 @@ def test_a_layer_that_is_turned_round_shows_in_that_layer():
 
 
 def test_who_resists_as_a_whole_may_push_in_a_layer():
-    # What is turned round is a twentieth of what is sent, so that it hardly counts.
     def poison(sent, index):
         poisoned = sent.clone()
         poisoned[:4, LAYERS["head"]] *= -0.2
+        if index < 20:  # out for pushing in all, and so in the layer
+            poisoned[:4] *= -1
         return poisoned
 
-    found, told = play(80, poison)
+    found, told = play(120, poison)
     head = found.names.index("head")
+    assert set(told[19]) == set(range(4))
     assert (found.slow[:4, head] < -3).all()
     assert (found.slow[:4, 0] > 1).all()
     assert not told[-1]

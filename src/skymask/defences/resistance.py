@@ -151,10 +151,10 @@ class Resistance:
         bounds = torch.full((len(self.names),), sure, dtype=torch.float64)
         bounds[1:] = together(sure, len(self.names) - 1)
         out = least < -bounds
-        out[:, 1:] &= self.slow[:, :1] < _BACK
         out[:-1, 0] |= below(self.slow[:-1, 0], self.lately[:-1, 0], sure, _LEAST)
         stays = (self.kept[:, _PUSHED] > 0) & (self.slow < _BACK) & self.seen[:, None] & ~out
         out |= stays
+        out[:, 1:] &= self.slow[:, :1] < _BACK
         out &= self._tells
         out[-1] = False
         reasons: Reasons = {}

@@ -60,7 +60,7 @@ class SkyMask:
        harmful, too, or of the same length throughout.
     3. A cluster apart (more than `apart` in BIC per client): of its clients those whose updates are
        more than `larger` times as long as the median one near the root, or harmful by one standard
-       deviation while the median one near the root is not.
+       deviation while the median one near the root is not and the cluster's own is.
     4. Size. Its updates, averaged over rounds (in logarithm), are more than `larger` times as long
        as those of the median client that is left, and an outlier by three robust standard
        deviations; or so, and four times as long again, in this round. Likewise if a layer is so
@@ -164,9 +164,10 @@ class SkyMask:
             turning = Turning.of(turns, ids, sketches, self.memory, self.sure)
             reasons, copying = copied(same, ids, past.get("copies"), self.memory)
             agreed = PairAverages.of(past.get("agreed"), ids, agree, self.memory)
-            settings = self.dims, self.sure, self.memory
-            against, camp = opposed(known, agreed.values, ids, *settings, past.get("camp"))
-            reasons |= against | turning.reasons()
+            reasons |= turning.reasons()
+            settings = self.dims, self.sure, self.memory, past.get("camp")
+            against, camp = opposed(known, agreed.values, ids, *settings, reasons)
+            reasons |= against
             harm, harm_memory = harmful(
                 known, self.sure, ids, past.get("harm"), reasons, resistance.of_clients
             )
