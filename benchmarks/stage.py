@@ -33,7 +33,7 @@ STEPS = 20
 _PAUSE = 0.2
 """Seconds."""
 PARTS: dict[str, list[tuple[Any, str]]] = {
-    "masks and their products": [(our_own, "mask_summary"), (the_papers, "mask_summary")],
+    "masks and their products": [(our_own, "begin_masks"), (the_papers, "mask_summary")],
     "root evidence": [(our_own, "_observed")],
     "copies": [(our_own, "copied")],
     "clustering": [

@@ -26,6 +26,8 @@ LAYERS = {
     "bias": lambda: nn.Conv2d(3, 4, 2),
     "padding": lambda: nn.Conv2d(2, 3, 3, padding=(1, 2), bias=False),
     "stride": lambda: nn.Conv2d(2, 5, 3, stride=2, padding=1, bias=False),
+    "unequal": lambda: nn.Conv2d(2, 3, (5, 3), stride=3, padding=(2, 1)),
+    "left over": lambda: nn.Conv2d(2, 3, 2, stride=4),
     "eights": lambda: nn.Conv2d(8, 8, 2, bias=False),
     "point": lambda: nn.Conv2d(9, 2, 1, stride=3),
     "shortcut": lambda: Shortcut(2, 3),

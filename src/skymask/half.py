@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skymask.many_models import BatchNorm, OfManyModels, for_each, is_usual, keep_statistics
-from skymask.models import Shortcut
+from skymask import half_kernels as kernels
+from skymask.many_models import OfManyModels, for_each, is_usual, keep_statistics
+from skymask.models import NormReLU, Shortcut
 
 
 def in_half_precision(module: nn.Module) -> nn.Module:
@@ -26,7 +27,7 @@ def in_half_precision(module: nn.Module) -> nn.Module:
     for part in module.modules():
         if takes_half(part):
             part.forward = partial(_convolve, part)  # type: ignore[method-assign]
-        elif type(part) is nn.BatchNorm2d and part.affine and part.momentum is not None:
+        elif _normalises(part) and part.affine and part.momentum is not None:
             part.forward = partial(_normalise, part)  # type: ignore[method-assign]
         elif type(part) is Shortcut:
             part.forward = partial(_shorten, part)  # type: ignore[method-assign]
@@ -40,6 +41,10 @@ def takes_half(part: nn.Module) -> TypeGuard[nn.Conv2d]:
     return type(part) is nn.Conv2d and is_usual(part)
 
 
+def _normalises(part: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    return type(part) in (nn.BatchNorm2d, NormReLU)
+
+
 def _convolve(part: nn.Conv2d, images: Tensor) -> Tensor:
     if images.dim() != 4:
         return nn.Conv2d.forward(part, images)
@@ -49,10 +54,11 @@ def _convolve(part: nn.Conv2d, images: Tensor) -> Tensor:
     return convolved
 
 
-def _normalise(part: nn.BatchNorm2d, images: Tensor) -> Tensor:
+def _normalise(part: nn.BatchNorm2d, images: Tensor, addend: Tensor | None = None) -> Tensor:
     if images.dim() != 4 or not part.training:
-        return nn.BatchNorm2d.forward(part, images)
-    normal, mean, scale = _Normalisation.of(images, part.weight, part.bias, part.eps)
+        return type(part).forward(part, images, *(() if addend is None else (addend,)))
+    given = (part.weight, part.bias, addend, part.eps, type(part) is NormReLU)
+    normal, mean, scale = _Normalisation.of(images, *given)
     keep_statistics(part, mean, scale**-2 - part.eps, images.numel() // images.shape[1])
     return normal
 
@@ -157,41 +163,107 @@ class _SubsamplingImages(OfManyModels):
         return (_apart(spread, n),)
 
 
+class _Normalisation(OfManyModels):
+    """Batch norm of images, plus an addend, then ReLU, if they are wanted.
+
+    And the mean of each channel and the inverse of its deviation.
+    """
+
+    @staticmethod
+    def compute(
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        addend: Tensor | None,
+        epsilon: float,
+        relu: bool,
+    ) -> tuple[Tensor, ...]:
+        n = max(len(each) for each in (images, weight, addend) if each is not None)
+        factor, offset = (for_each(n, each).flatten() for each in (weight, bias))
+        pixels, added = _pixels(n, images), None if addend is None else _pixels(n, addend)
+        normalise = kernels.normalise if kernels.takes(pixels) else normalise_plainly
+        normal, mean, scale = normalise(pixels, factor, offset, added, epsilon, relu)
+        shape = (n, *images.shape[1:])
+        return _as_images(normal, shape), mean.unflatten(0, (n, -1)), scale.unflatten(0, (n, -1))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        images, weight, bias, addend, _, ctx.relu = inputs
+        ctx.adds = addend is not None
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(images, weight, bias, *output[1:], output[0])
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
+        found = _NormalisationInputs.of(slopes[0], *ctx.saved_tensors, ctx.adds, ctx.relu)
+        return *found[:3], found[3] if ctx.adds else None, None, None
+
+
 class _NormalisationInputs(OfManyModels):
-    """The gradients of batch norm with respect to images, weight and bias."""
+    """The gradients of batch norm with respect to images, weight, bias and addend."""
 
     @staticmethod
     def compute(
         slopes: Tensor,
         images: Tensor,
         weight: Tensor,
+        bias: Tensor,
         mean: Tensor,
         scale: Tensor,
-        epsilon: float,
+        normal: Tensor,
+        adds: bool,
+        relu: bool,
     ) -> tuple[Tensor, ...]:
         n = len(mean)
-        found, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            _side_by_side(for_each(n, slopes)), _side_by_side(for_each(n, images)),
-            for_each(n, weight).flatten(), None, None, mean.flatten(), scale.flatten(),
-            True, epsilon, (True, True, True),
-        )  # fmt: skip
-        return _apart(found, n), by_weight.unflatten(0, (n, -1)), by_bias.unflatten(0, (n, -1))
+        arriving, seen, after = (_pixels(n, each) for each in (slopes, images, normal))
+        factor, offset = (for_each(n, each).flatten() for each in (weight, bias))
+        back = kernels.normalise_back if kernels.takes(seen) else normalise_back_plainly
+        found, by_weight, by_bias, by_addend = back(
+            arriving, seen, after, factor, offset, mean.flatten(), scale.flatten(), adds, relu
+        )
+        shape = (n, *images.shape[1:])
+        own = (each.unflatten(0, (n, -1)) for each in (by_weight, by_bias))
+        return _as_images(found, shape), *own, _as_images(by_addend, shape)
 
 
-class _Normalisation(BatchNorm):
-    """Batch norm of images, the mean of each channel and the inverse of its deviation."""
+def normalise_plainly(
+    images: Tensor, weight: Tensor, bias: Tensor, addend: Tensor | None, epsilon: float, relu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `half_kernels.normalise` computes, in torch operations."""
+    given = (weight, bias, None, None, True, 0.0, epsilon)
+    normal, mean, scale = torch.native_batch_norm(images, *given)
+    normal = normal if addend is None else normal + addend
+    return normal.relu() if relu else normal, mean, scale
 
-    by_inputs = _NormalisationInputs
 
-    @staticmethod
-    def compute(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, ...]:
-        n = max(len(images), len(weight))
-        normal, mean, scale = torch.native_batch_norm(
-            _side_by_side(for_each(n, images)),
-            for_each(n, weight).flatten(), for_each(n, bias).flatten(),
-            None, None, True, 0.0, epsilon,
-        )  # fmt: skip
-        return _apart(normal, n), mean.unflatten(0, (n, -1)), scale.unflatten(0, (n, -1))
+def normalise_back_plainly(
+    slopes: Tensor,
+    images: Tensor,
+    normal: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    adds: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `half_kernels.normalise_back` computes, in torch operations."""
+    live = torch.where(normal > 0, slopes, 0) if relu else slopes
+    found, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+        live, images, weight, None, None, mean, scale, True, 0.0, (True, True, True)
+    )
+    return found, by_weight, by_bias, live
+
+
+def _pixels(n: int, images: Tensor) -> Tensor:
+    """(n, B, C, H, W), or (1, B, ...) that n share, as (B * H * W, n * C)."""
+    return _side_by_side(for_each(n, images)).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _as_images(pixels: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(B * H * W, n * C) as images of `shape` (n, B, C, H, W)."""
+    n, count, channels, height, width = shape
+    return pixels.view(count, height, width, n, channels).permute(3, 0, 4, 1, 2)
 
 
 def _grouped(

@@ -47,25 +47,6 @@ class OfManyModels(torch.autograd.Function):
         raise NotImplementedError("a layer with kernels has no second derivative")
 
 
-class BatchNorm(OfManyModels):
-    """Batch norm of images, weight and bias: normal images, and two statistics of each channel."""
-
-    by_inputs: type[OfManyModels]
-    """Its gradients, of slopes, images, weight, both statistics and epsilon."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep what its gradients need; the statistics have none of their own."""
-        images, weight, _, ctx.epsilon = inputs
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(images, weight, *output[1:])
-
-    @classmethod
-    def backward(cls, ctx: Any, *slopes: Tensor) -> Any:
-        """With respect to images, weight and bias."""
-        return *cls.by_inputs.of(slopes[0], *ctx.saved_tensors, ctx.epsilon), None
-
-
 def _first(given: Any, at: int | None) -> Any:
     if not isinstance(given, Tensor):
         return given

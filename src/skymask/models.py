@@ -54,14 +54,14 @@ class ResNet20(nn.Module):
     def __init__(self, channels: int = 3, classes: int = 10) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
+        self.norm = NormReLU(16)
         widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
         self.blocks = nn.Sequential(*(_Block(a, b) for a, b in pairwise(widths)))
         self.head = nn.Linear(64, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of `images` (N, channels, height, width)."""
-        features = self.blocks(F.relu(self.norm(self.conv(images))))
+        features = self.blocks(self.norm(self.conv(images)))
         logits: Tensor = self.head(features.mean((2, 3)))
         return logits
 
@@ -73,14 +73,24 @@ class _Block(nn.Module):
         super().__init__()
         stride = 1 if width_in == width_out else 2
         self.conv1 = nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width_out)
+        self.norm1 = NormReLU(width_out)
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width_out)
+        self.norm2 = NormReLU(width_out)
         self.shortcut = Shortcut(stride, width_out - width_in)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
+        y = self.conv2(self.norm1(self.conv1(x)))
+        activated: Tensor = self.norm2(y, self.shortcut(x))
+        return activated
+
+
+class NormReLU(nn.BatchNorm2d):
+    """Batch norm and the ReLU after it, of which a GPU can make one pass over the images."""
+
+    def forward(self, images: Tensor, addend: Tensor | None = None) -> Tensor:
+        """relu(batch norm of `images` + `addend`), all (N, C, H, W)."""
+        normal = super().forward(images)
+        return F.relu(normal if addend is None else normal + addend)
 
 
 class Shortcut(nn.Module):

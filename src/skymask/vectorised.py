@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skymask import layer_kernels as kernels
-from skymask.many_models import BatchNorm, OfManyModels, for_each, is_usual, keep_statistics
+from skymask.many_models import OfManyModels, for_each, is_usual, keep_statistics
+from skymask.models import NormReLU
 
 _TAPS = 25
 """The largest kernel of a convolution that is unrolled tap by tap."""
@@ -31,7 +32,7 @@ def with_kernels(module: nn.Module) -> nn.Module:
     return module
 
 
-def _faster(part: nn.Module) -> Callable[[Any, Tensor], Tensor] | None:
+def _faster(part: nn.Module) -> Callable[..., Tensor] | None:
     """The computation of a layer by kernels, if there is one for its options."""
     if type(part) is nn.Conv2d:
         return _convolve if is_usual(part) and part.weight[0, 0].numel() <= _TAPS else None
@@ -39,8 +40,9 @@ def _faster(part: nn.Module) -> Callable[[Any, Tensor], Tensor] | None:
         given = (part.stride, part.padding, part.dilation, part.ceil_mode, part.return_indices)
         usual = given == (part.kernel_size, 0, 1, False, False)
         return _pool if usual and isinstance(part.kernel_size, int) else None
-    if type(part) is nn.BatchNorm2d:
-        return _normalise if part.affine and part.training and part.momentum is not None else None
+    if isinstance(part, nn.BatchNorm2d):
+        usual = part.affine and part.training and part.momentum is not None
+        return _NORMS.get(type(part)) if usual else None
     return None
 
 
@@ -66,12 +68,12 @@ def largest_unfolding(module: nn.Module) -> Iterator[list[int]]:
 
 
 def _where_possible(
-    faster: Callable[[Any, Tensor], Tensor], part: nn.Module, images: Tensor
+    faster: Callable[..., Tensor], part: nn.Module, images: Tensor, *more: Tensor
 ) -> Tensor:
     """By kernels, unless the input is not what they are for."""
     if images.dim() == 4 and kernels.takes(images, *part.parameters(recurse=False)):
-        return faster(part, images)
-    usual: Tensor = type(part).forward(part, images)
+        return faster(part, images, *more)
+    usual: Tensor = type(part).forward(part, images, *more)
     return usual
 
 
@@ -88,6 +90,17 @@ def _normalise(part: nn.BatchNorm2d, images: Tensor) -> Tensor:
     normal, mean, variance = _Normalisation.of(images, part.weight, part.bias, part.eps)
     keep_statistics(part, mean, variance, images.numel() // images.shape[1])
     return normal
+
+
+def _normalise_relu(part: NormReLU, images: Tensor, addend: Tensor | None = None) -> Tensor:
+    normal = _normalise(part, images)
+    return F.relu(normal if addend is None else normal + addend)
+
+
+_NORMS: dict[type, Callable[..., Tensor]] = {
+    nn.BatchNorm2d: _normalise,
+    NormReLU: _normalise_relu,
+}
 
 
 class _Convolution(OfManyModels):
@@ -283,10 +296,8 @@ class _NormalisationAlong(OfManyModels):
         return (found.transpose(1, 2),)
 
 
-class _Normalisation(BatchNorm):
+class _Normalisation(OfManyModels):
     """Batch norm of images, and the mean and variance of each channel."""
-
-    by_inputs = _NormalisationInputs
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -302,6 +313,10 @@ class _Normalisation(BatchNorm):
             for step, like in zip(steps[:3], (images, weight, weight), strict=True)
         )
         return _NormalisationAlong.of(*given, *ctx.saved_tensors, ctx.epsilon)[0], None, None
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Any, ...]:
+        return *_NormalisationInputs.of(slopes[0], *ctx.saved_tensors, ctx.epsilon), None
 
     @staticmethod
     def compute(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, ...]:

@@ -63,10 +63,21 @@ def mask_summary(
     root: bool,
     parts: Mapping[str, slice] | None = None,
 ) -> MaskSummary:
-    """What `trained_masks` are like, as a whole or in each of the `parts` of a (d,) vector.
+    """What `trained_masks` are like, as a whole or in each of the `parts` of a (d,) vector."""
+    return begin_masks(training, updates, round, root, parts)()
+
+
+def begin_masks(
+    training: MaskTraining,
+    updates: Tensor,
+    round: Round,
+    root: bool,
+    parts: Mapping[str, slice] | None = None,
+) -> Callable[[], MaskSummary]:
+    """Begin with what `mask_summary` computes; what comes back waits for it and gives it.
 
     On CUDA all of it is recorded and replayed where the model is not large, so that the host waits
-    for the device once in a round and not after every mask step.
+    for the device once in a round and not after every mask step; until then it can do other work.
     """
     params, loss, data = (needed(round, name, "SkyMask") for name in ("params", "loss", "root"))
     server = needed(round, "server_update", "SkyMask") if root else None
@@ -88,15 +99,19 @@ def mask_summary(
         name = "masks", training, _places(parts), _places(round.layers)  # rules may take turns
         own = () if server is None else (server,)
         inputs = updates, params, loss.buffers, *own
-        found = loss.repeat(name, data.identity, lambda: again, *inputs)[0].cpu()
+        found = loss.repeat(name, data.identity, lambda: again, *inputs)[0]
     else:
-        found = seen(updates, round).cpu()
-    m = len(updates) + root
-    told, products, ones = found.split([3, len(parts) * m * m, len(round.layers) * m])
+        found = seen(updates, round)
+    return lambda: _summary(found.cpu(), len(updates) + root, len(parts), round.layers)
+
+
+def _summary(found: Tensor, m: int, parts: int, layers: Mapping[str, slice]) -> MaskSummary:
+    """From what is `found` of m masks: three numbers, `parts` matrices, shares in `layers`."""
+    told, products, ones = found.split([3, parts * m * m, len(layers) * m])
     steps, flipped, moves = told.tolist()
     shares = {
         name: (row / (at.stop - at.start)).float()
-        for (name, at), row in zip(round.layers.items(), ones.view(-1, m), strict=True)
+        for (name, at), row in zip(layers.items(), ones.view(-1, m), strict=True)
     }
     return MaskSummary(products.view(-1, m, m), int(steps), flipped, moves > 0, shares)
 

@@ -14,7 +14,7 @@ from skymask.defences.clusters import Clustering, Clusters
 from skymask.defences.copies import alike, copied
 from skymask.defences.harm import harmful
 from skymask.defences.known import SHORTEST, Known, Reasons, worth
-from skymask.defences.masking import PAPER, MaskSummary, mask_summary
+from skymask.defences.masking import PAPER, MaskSummary, begin_masks
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
 from skymask.defences.parts import Parts, shares
@@ -140,7 +140,6 @@ class SkyMask:
         past = round.memory if isinstance(round.memory, dict) else {}
         training = MaskTraining(self.gamma, True, self.steps, self.tolerance, self.tau)
         modules = _modules(round.layers, len(needed(round, "params", "SkyMask")))
-        masks = mask_summary(training, updates, round, root=True, parts=modules)
 
         seen, agree = _observed(updates, round)
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
@@ -154,13 +153,10 @@ class SkyMask:
         sketches = Sketches.of(turns, updates, server, round.shard, round.generator)
 
         samples = worth(needed(round, "root", "SkyMask").labels.cpu())
+        # A GPU trains the masks while the host goes through the reasons that need none.
+        begun = begin_masks(training, updates, round, root=True, parts=modules)
         with in_one_thread(n + 1):
             known = Known.of(past, ids, seen, of_layers, self.memory, samples)
-            layers = _relative(masks.products)
-            pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
-            grams = {"": pairs.values} | {
-                f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)
-            }
             turning = Turning.of(turns, ids, sketches, self.memory, self.sure)
             reasons, copying = copied(same, ids, past.get("copies"), self.memory)
             agreed = PairAverages.of(past.get("agreed"), ids, agree, self.memory)
@@ -174,6 +170,12 @@ class SkyMask:
             reasons |= harm
             pushes, pushing = resistance.pushing(self.sure)
             reasons |= pushes
+            masks = begun()
+            layers = _relative(masks.products)
+            pairs = PairAverages.of(past.get("pairs"), ids, layers.mean(0), self.memory)
+            grams = {"": pairs.values} | {
+                f" in layer {name}": gram for name, gram in zip(modules, layers, strict=True)
+            }
             clustering = Clustering(self.dims, self.tight, self.apart, self.larger, self.memory)
             clusters = clustering(known, grams, ids, _others(n, reasons), past.get("tight"))
             reasons |= clusters.reasons
