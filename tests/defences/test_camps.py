@@ -89,9 +89,13 @@ def test_where_the_others_are_not_good_nobody_is_judged(others):
     assert out(facts((6, -0.9, -0.9), others), alike(6)) == set()
 
 
-def test_a_majority_is_out_by_more_than_one_standard_deviation():
-    assert out(facts((20, -0.8, -0.3)), alike(20)) == set()
-    assert out(facts((20, -1.3, -0.5)), alike(20)) == set(range(20))
+def test_a_majority_is_out_if_it_is_below_0_and_two_standard_deviations_below_the_others():
+    assert out(facts((20, -0.5, -0.3)), alike(20)) == set()
+    assert out(facts((20, -0.8, -0.4)), alike(20)) == set(range(20))
+    # Flippers that lead the model are right by their own labels: the descent tells of them.
+    assert out(facts((20, 0.1, -0.5), (10, 2.5, 1.2)), alike(20)) == set(range(20))
+    # However good others are, a majority that is not below 0 itself stays.
+    assert out(facts((20, 0.1, 0.0), (10, 2.5, 1.2)), alike(20)) == set()
 
 
 def test_a_few_who_are_alike_and_very_good_do_not_have_the_others_out():

@@ -37,8 +37,8 @@ _PASSES = 3
 """How many camps can be found one after another in a round."""
 _GOOD = 1 / math.sqrt(2)
 """The standard deviations above which clients are good: an alignment of 1, if a descent is 0."""
-_MAJORITY = -1.0
-"""The standard deviations below which a majority goes against the root data set."""
+_CLEARLY = 2.0
+"""The standard deviations that a majority has to be below the others, who may be made up."""
 
 
 def opposed(
@@ -55,13 +55,15 @@ def opposed(
 
     `alike` (n + 1, n + 1) says how much the clients `ids` (n,), and last the root, change the
     outputs in the same way, over rounds. The clients that are not `out` for another reason are
-    divided into two camps, and each of these once more (`_camps`). A camp is against the root whose
-    median member goes against its labels, also in alignment and descent together, while the median
-    of all others is good (in a majority: by more than one standard deviation, for the others may be
-    made up), or that is no majority, not good, and more than `sure` standard deviations worse than
-    the others. Its members are, but for those that are good themselves. Then another one is looked
-    for among those left. Where the others are not good, also in alignment alone, nobody is judged:
-    the root may not know yet, or no longer, what is right.
+    divided into two camps, and each of these once more (`_camps`). A camp is judged where the
+    median of all others is good, in alignment and also together with the descent. It is against the
+    root if its own median is below 0 in both senses, or not good and more than `sure` standard
+    deviations below the others'. A majority, beside which the others may be a few that are made
+    up, is if it is below 0 itself, together with the descent, and two standard deviations below
+    the others, whatever the alignment alone: flippers that lead the model have taught it their
+    labels. So are the members of such a camp but for those that are good themselves. Then another
+    one is looked for among those left. Where the others are not good nobody is judged: the root
+    may not know yet, or no longer, what is right.
 
     A camp of a single round may be a coincidence, so who is in one is remembered, with a `keep` of
     its third power, and out is who often was (with 0.9, twice at least); `past` is what was
@@ -102,9 +104,12 @@ def _against(
     lower, upper = float(both[camp].median()), float(both[others].median())
     if upper < _GOOD or float(alignment[others].median()) < 1:
         return []
-    majority = len(camp) > len(others)
-    worse = lower < (_MAJORITY if majority else 0.0) and float(alignment[camp].median()) < 0
-    if not worse and (majority or lower >= _GOOD or upper - lower <= sure):
+    if len(camp) > len(others):
+        worse = lower < 0 and upper - lower > _CLEARLY
+    else:
+        below = lower < 0 and float(alignment[camp].median()) < 0
+        worse = below or (lower < _GOOD and upper - lower > sure)
+    if not worse:
         return []
     return [i for i in camp if both[i] < _GOOD]
 
