@@ -131,16 +131,9 @@ def _finish_moments(
     """The mean and 1 / deviation of some channels, from the sums of all parts."""
     channel = tl.program_id(0) * wide + tl.arange(0, wide)
     real = channel < channels
-    total = tl.zeros((block, wide), tl.float32)
-    squares = tl.zeros((block, wide), tl.float32)
-    for start in range(0, parts, block):
-        row = start + tl.arange(0, block)
-        known = (row < parts)[:, None] & real[None, :]
-        at = row[:, None] * 2 * channels + channel[None, :]
-        total += tl.load(sums + at, known, 0.0)
-        squares += tl.load(sums + channels + at, known, 0.0)
-    shift = tl.sum(total, 0) / pixels
-    variance = tl.maximum(tl.sum(squares, 0) / pixels - shift * shift, 0.0)
+    total, squares = _totals(sums, parts, channel, channels, block, wide)
+    shift = total / pixels
+    variance = tl.maximum(squares / pixels - shift * shift, 0.0)
     tl.store(means + channel, tl.load(images + channel, real, 0.0).to(tl.float32) + shift, real)
     tl.store(scales + channel, 1 / tl.sqrt(variance + epsilon), real)
 
@@ -212,17 +205,9 @@ def _finish_sums(
     """The gradients of some channels' weight and bias, from the sums of all parts."""
     channel = tl.program_id(0) * wide + tl.arange(0, wide)
     real = channel < channels
-    total = tl.zeros((block, wide), tl.float32)
-    along = tl.zeros((block, wide), tl.float32)
-    for start in range(0, parts, block):
-        row = start + tl.arange(0, block)
-        known = (row < parts)[:, None] & real[None, :]
-        at = row[:, None] * 2 * channels + channel[None, :]
-        total += tl.load(sums + at, known, 0.0)
-        along += tl.load(sums + channels + at, known, 0.0)
-    tl.store(by_bias + channel, tl.sum(total, 0), real)
-    scale = tl.load(scales + channel, real, 0.0)
-    tl.store(by_weight + channel, tl.sum(along, 0) * scale, real)
+    total, along = _totals(sums, parts, channel, channels, block, wide)
+    tl.store(by_bias + channel, total, real)
+    tl.store(by_weight + channel, along * tl.load(scales + channel, real, 0.0), real)
 
 
 @_kernel
@@ -249,3 +234,17 @@ def _normalise_back(
             slope = tl.where(value * factor + offset > 0, slope, 0.0)
         slope = (slope - level - value * lean) * factor
         tl.store(found + at, slope.to(tl.bfloat16), known)
+
+
+@_kernel
+def _totals(sums, parts, channel, channels, block: constexpr, wide: constexpr):
+    """Both sums of some channels over all parts."""
+    one = tl.zeros((block, wide), tl.float32)
+    other = tl.zeros((block, wide), tl.float32)
+    for start in range(0, parts, block):
+        row = start + tl.arange(0, block)
+        known = (row < parts)[:, None] & (channel < channels)[None, :]
+        at = row[:, None] * 2 * channels + channel[None, :]
+        one += tl.load(sums + at, known, 0.0)
+        other += tl.load(sums + channels + at, known, 0.0)
+    return tl.sum(one, 0), tl.sum(other, 0)
