@@ -11,7 +11,7 @@ from skymask.clients import plan
 from skymask.flat import flat_model
 from skymask.half import in_half_precision
 from skymask.local_sgd import LocalSGD
-from skymask.models import ResNet20, Shortcut, cnn
+from skymask.models import NormReLU, ResNet20, Shortcut, cnn
 from skymask.types import ClientData
 
 
@@ -64,6 +64,30 @@ def test_whole_numbers_come_out_exactly(name, shared):
     for key in params:
         assert by_params[key].dtype == torch.float32
         assert torch.equal(by_params[key], usual_params[key]), key
+
+
+@pytest.mark.parametrize("adds", [False, True])
+def test_norm_and_relu_are_those_of_single_precision_but_for_rounding(adds):
+    n = 3
+    images, addend, slopes = (whole(n, 8, 4, 5, 5, seed=seed, largest=9) for seed in (1, 2, 3))
+    params = {"weight": whole(n, 4, seed=4) + 0.5, "bias": whole(n, 4, seed=5) + 0.25}
+    given = (images, addend) if adds else (images,)
+
+    def found(module):
+        def total(params, slopes, *given):
+            normal = functional_call(module, params, given)
+            return (normal * slopes).sum(dtype=torch.float32), normal
+
+        by = (0, *range(2, 2 + len(given)))
+        back, normal = vmap(grad(total, argnums=by, has_aux=True))(params, slopes, *given)
+        return [normal, *back[0].values(), *back[1:]]
+
+    def layer():
+        return NormReLU(4, track_running_stats=False)
+
+    for one, other in zip(found(in_half_precision(layer())), found(layer()), strict=True):
+        assert one.shape == other.shape
+        assert (one.float() - other).norm() < 0.02 * other.norm()
 
 
 def clients(*shape, n=3, each=24):
