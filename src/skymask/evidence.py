@@ -59,8 +59,19 @@ class Evidence:
     """(n,) float64, the standard deviation of `raised`, likewise."""
     descent: Tensor
     """(n,) float64 between -1 and 1: above 0 the update lowers the root data set's loss."""
+    classes: tuple[int, ...]
+    """The K classes that the root has samples of."""
+    shares: Tensor
+    """(n, K) float64, each class's share in the squares of what is raised, with sum 1 (or 0)."""
+    contrasts: Tensor
+    """(n, K) float64 from -1 to 1: how much more the class's samples are raised than the others."""
     alike: Tensor
     """(n, n) float64 between -1 and 1: how much two updates change the scores in the same way."""
+
+    def numbers(self) -> dict[str, Tensor]:
+        """What is one number for each client, by name."""
+        names = "alignment", "error", "raised", "raised_error", "descent"
+        return {name: getattr(self, name) for name in names}
 
 
 def root_evidence(
@@ -82,7 +93,8 @@ def root_evidence(
         alignment_i = sum_c w_ic (mean of r_isc over samples of class c - mean over the others),
 
     where w_ic is class c's share of the client's squared changes; and for `raised` its share of the
-    squared changes above 0, the ranks being the same. `length` is the server's own update's norm:
+    squared changes above 0, the ranks being the same (`shares` and, the difference of the means,
+    `contrasts`). `length` is the server's own update's norm:
     where changes are taken as differences (`RootLoss.changes`), a hundredth of it is the step.
     The errors are the standard deviations over all ways to permute the labels.
 
@@ -138,8 +150,11 @@ def root_evidence(
     if not found:
         return None
     rows = found[0].cpu()
+    n, classes = rows.shape[1], tuple(root.labels.unique().tolist())
     alignment, error, raised, raised_error, descent = rows[:5]
-    return Evidence(alignment, error, raised, raised_error, descent, alike=rows[5:])
+    shares, contrasts = rows[5:-n].T.split(len(classes), 1)
+    told = alignment, error, raised, raised_error, descent
+    return Evidence(*told, classes, shares, contrasts, rows[-n:])
 
 
 def _by_layers(
@@ -196,7 +211,7 @@ def _factors(rows: Tensor, length: Tensor, shard: Shard = ALL) -> Tensor:
 def judged(change: Tensor, before: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
     """What `Evidence` holds, of the clients' changes (n, N, C) of scores `before` (N, C).
 
-    One below the other, (5 + n, n): it leaves the device at once.
+    One below the other, (5 + 2 K + n, n): it leaves the device at once.
     `labels` (N,) are the root's and `classes` (K,) those among them.
     """
     change = change.to(torch.float64)
@@ -211,7 +226,10 @@ def judged(change: Tensor, before: Tensor, labels: Tensor, classes: Tensor) -> T
     inside = (labels[:, None] == classes).to(torch.float64)  # (N, K)
     sizes = inside.sum(0)
     own, moved = placed[:, :, classes], change[:, :, classes]
-    found = [_contrast(own, inside, of.square().sum(1)) for of in (moved, moved.clamp_min(0))]
+    squares = [of.square().sum(1) for of in (moved, moved.clamp_min(0))]  # (n, K)
+    shares = [each / each.sum(1, keepdim=True).clamp_min(tiny) for each in squares]
+    contrast = inside / sizes - (1 - inside) / (samples - sizes).clamp_min(1)  # (N, K)
+    contrasts = (own * contrast).sum(1)
     wanted = torch.zeros_like(change[0]).scatter_(1, labels[:, None], 1.0)
     wanted = wanted - before.to(torch.float64).softmax(1)
     wanted = wanted * (inside / sizes).sum(1, keepdim=True)
@@ -219,7 +237,11 @@ def judged(change: Tensor, before: Tensor, labels: Tensor, classes: Tensor) -> T
     descent = (change * wanted).sum((1, 2)) / (
         wanted.norm().clamp_min(tiny) * math.sqrt(wanted.numel())
     )
-    return torch.cat([torch.stack([*found[0], *found[1], descent]), _correlations(change)])
+    found = [
+        of for each in shares for of in ((each * contrasts).sum(1), _error(own, contrast, each))
+    ]
+    told = torch.cat([torch.stack([*found, descent]), shares[1].T, contrasts.T])
+    return torch.cat([told, _correlations(change)])
 
 
 def _correlations(change: Tensor) -> Tensor:
@@ -231,17 +253,13 @@ def _correlations(change: Tensor) -> Tensor:
     return found
 
 
-def _contrast(ranks: Tensor, inside: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean rank inside less outside each class, over classes, and its standard deviation: (n,).
+def _error(ranks: Tensor, contrast: Tensor, shares: Tensor) -> Tensor:
+    """The standard deviation (n,) of the alignment over all ways to permute the labels.
 
-    Of `ranks` (n, N, K), samples `inside` (N, K) classes, and classes' `weights` (n, K), whatever
-    their sums are.
+    Of `ranks` (n, N, K), what is taken of them for each class, `contrast` (N, K), and the classes'
+    `shares` (n, K) (Hoeffding 1951, with the ranks of all classes together).
     """
-    samples, sizes = len(inside), inside.sum(0)
-    contrast = inside / sizes - (1 - inside) / (samples - sizes).clamp_min(1)  # (N, K)
-    total = weights.sum(1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
-    weighted = (ranks - ranks.mean(1, keepdim=True)) * (weights / total)[:, None]
-    # Of all ways to permute the labels (Hoeffding 1951), with the ranks of all classes together.
+    weighted = (ranks - ranks.mean(1, keepdim=True)) * shares[:, None]
     products = weighted.transpose(1, 2) @ weighted  # (n, K, K)
-    variance = (products * (contrast.T @ contrast)).sum((1, 2)) / (samples - 1)
-    return (weighted * contrast).sum((1, 2)), variance.sqrt()
+    variance = (products * (contrast.T @ contrast)).sum((1, 2)) / (len(contrast) - 1)
+    return variance.sqrt()

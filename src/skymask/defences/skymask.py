@@ -18,13 +18,14 @@ from skymask.defences.masking import PAPER, MaskSummary, begin_masks
 from skymask.defences.memory import PairAverages
 from skymask.defences.paper import PaperSkyMask
 from skymask.defences.parts import Parts, shares
+from skymask.defences.peers import behind, taught
 from skymask.defences.resistance import Resistance
 from skymask.defences.screening import example_counts, screened
 from skymask.defences.selected import needed
 from skymask.defences.sizes import too_long
 from skymask.defences.statistics import shifted, shifts
 from skymask.defences.turning import Sketches, Turning
-from skymask.evidence import root_evidence
+from skymask.evidence import Evidence, root_evidence
 from skymask.geometry import centred, lengths, principal_coordinates
 from skymask.masks import MaskTraining
 from skymask.root_loss import RootLoss
@@ -41,7 +42,7 @@ class SkyMask:
 
     The paper's rule fits two clusters to the masks in every round and rejects the one without the
     root model. But honest clients form clusters too, by the classes that they hold: with nobody to
-    reject it loses a third of them. Here a client is rejected for one of eight reasons, each of
+    reject it loses a third of them. Here a client is rejected for one of nine reasons, each of
     which an honest client gives seldom:
 
     1. Harm. Its updates, averaged over rounds, move the model's outputs for the root data set
@@ -82,6 +83,8 @@ class SkyMask:
        (`turning`), which the root model's does not.
     8. Camps. It is in a camp of clients that change the model's outputs in the same way and go
        against the root data set as a group, where the others do not (`camps`).
+    9. Peers. Its updates go less with the root's labels than those of the clients that teach the
+       same classes, as an outlier, and not clearly with them by themselves (`peers`).
 
     Masks are trained as in the paper (Eq. 1 to 5). Departures, and why:
 
@@ -141,7 +144,8 @@ class SkyMask:
         training = MaskTraining(self.gamma, True, self.steps, self.tolerance, self.tau)
         modules = _modules(round.layers, len(needed(round, "params", "SkyMask")))
 
-        seen, agree = _observed(updates, round)
+        seen, told = _observed(updates, round)
+        agree = torch.zeros(n + 1, n + 1, dtype=torch.float64) if told is None else told.alike
         server = round.shard.part(needed(round, "server_update", "SkyMask"))
         same = alike(updates, server, round.shard)
 
@@ -182,6 +186,9 @@ class SkyMask:
             reasons |= too_long(known, _others(n, reasons), self.larger)
             if "shift" in seen:
                 reasons |= shifted(known, seen["shift"][:n], _others(n, reasons), self.larger)
+            teaching = taught(past.get("taught"), ids, told, self.memory)
+            lags, lagging = behind(known, teaching, ids, past.get("behind"), reasons)
+            reasons |= lags
             points = principal_coordinates(pairs.values, min(self.dims, n))
 
         found = {"resistance": resistance.slow[:n, 0], "turning": turning.cosines[:n]}
@@ -200,6 +207,7 @@ class SkyMask:
             _scores(known).to(updates),
             known.stored()
             | {"copies": copying, "harm": harm_memory, "tight": clusters.memory}
+            | {"taught": teaching.stored(), "behind": lagging}
             | {"pairs": pairs.stored(), "agreed": agreed.stored(), "camp": camp}
             | {"resistance": resistance.stored(before, ids, parts, params, pushing, update)}
             | {"turning": turning.state},
@@ -251,10 +259,10 @@ def _others(n: int, reasons: Reasons) -> list[int]:
     return [i for i in range(n) if i not in reasons]
 
 
-def _observed(updates: Tensor, round: Round) -> tuple[dict[str, Tensor], Tensor]:
+def _observed(updates: Tensor, round: Round) -> tuple[dict[str, Tensor], Evidence | None]:
     """What this round tells of each client, and last of the root: (n + 1,) float64 on the CPU.
 
-    And how much they change the outputs in the same way, (n + 1, n + 1); 0 if nothing tells.
+    And the root's evidence, of which most of it is, if there is any.
     """
     server = needed(round, "server_update", "SkyMask")
     norms = torch.cat([lengths(updates, round.shard), lengths(server[None])]).to(torch.float64)
@@ -267,13 +275,12 @@ def _observed(updates: Tensor, round: Round) -> tuple[dict[str, Tensor], Tensor]
         if moved is not None:
             found["shift"] = torch.cat([moved, moved.new_zeros(1)]).cpu()
     params, root = (needed(round, name, "SkyMask") for name in ("params", "root"))
-    agree = torch.zeros(len(norms), len(norms), dtype=torch.float64)
-    if isinstance(round.loss, RootLoss) and not root.labels.is_floating_point():
-        evidence = root_evidence(round.loss, params, updates, root, norms[-1], server, round.shard)
-        if evidence is not None:
-            found |= vars(evidence) | {"square": evidence.descent.square()}
-            agree = found.pop("alike")
-    return found, agree
+    if not isinstance(round.loss, RootLoss) or root.labels.is_floating_point():
+        return found, None
+    evidence = root_evidence(round.loss, params, updates, root, norms[-1], server, round.shard)
+    if evidence is not None:
+        found |= evidence.numbers() | {"square": evidence.descent.square()}
+    return found, evidence
 
 
 def _modules(layers: Mapping[str, slice], d: int) -> dict[str, slice]:
