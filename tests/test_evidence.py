@@ -66,6 +66,21 @@ def test_the_alignment_is_that_of_a_loop(classes, clients, make):
             np.testing.assert_allclose(of, expected, rtol=1e-7)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_what_is_raised_is_told_class_by_class(missing):
+    updates, round = small(5)
+    if missing:  # of class 3 the root has no samples
+        inputs, labels = round.root
+        round = dataclasses.replace(round, root=Batch(inputs[labels != 3], labels[labels != 3]))
+    found = judged(updates, round)
+    assert found.classes == ((0, 1, 2, 4) if missing else (0, 1, 2, 3, 4))
+    scores, params, labels = parts(round)
+    expected = np.array(evidence.by_classes(scores, params, updates.numpy(), labels, raised=True))
+    np.testing.assert_allclose(found.shares, expected[:, :, 0], rtol=1e-7)
+    np.testing.assert_allclose(found.contrasts, expected[:, :, 1], rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close((found.shares * found.contrasts).sum(1), found.raised)
+
+
 def test_the_alignment_of_real_updates_is_that_of_a_loop():
     updates, round = digits.flipped(6, torch.float64)
     found = judged(updates[3:11], round)
@@ -245,6 +260,7 @@ def test_a_zero_update_says_nothing_and_harms_nobody_elses():
         assert found.alignment[0] == 0
         assert found.error[0] == 0
         assert found.descent[0] == found.raised[0] == found.raised_error[0] == 0
+        assert found.shares[0].eq(0).all()
         assert (found.alignment[1:6] < -0.1).all()
         assert (found.alignment[6:] > 0.1).all()
 

@@ -26,6 +26,20 @@ def alignment(
 
     With `raised` classes count for the scores that are raised alone.
     """
+    return [
+        sum(share * contrast for share, contrast in each)
+        for each in by_classes(scores, params, updates, labels, raised)
+    ]
+
+
+def by_classes(
+    scores: Callable[[np.ndarray], np.ndarray],
+    params: np.ndarray,
+    updates: np.ndarray,
+    labels: np.ndarray,
+    raised: bool,
+) -> list[list[tuple[float, float]]]:
+    """Each class's share in each of `updates`, and how much more its samples are raised."""
     changes = []
     for update in updates:
         change = derivative(scores, params, update)
@@ -35,22 +49,23 @@ def alignment(
     for sample in range(len(labels)):
         sizes = sorted((change[sample] ** 2).mean() for change in changes)
         reaction.append(np.sqrt(sizes[(len(sizes) - 1) // 2]))
-    return [one_alignment(change, np.array(reaction), labels, raised) for change in changes]
+    return [each_class(change, np.array(reaction), labels, raised) for change in changes]
 
 
-def one_alignment(
+def each_class(
     change: np.ndarray, reaction: np.ndarray, labels: np.ndarray, raised: bool
-) -> float:
+) -> list[tuple[float, float]]:
     classes = sorted(set(labels.tolist()))
     counted = np.where(change > 0, change, 0.0) if raised else change
     whole = sum((counted[:, c] ** 2).sum() for c in classes)
-    total = 0.0
+    found = []
     for c in classes:
         ranks = [share_below(value, change[:, c] / reaction) for value in change[:, c] / reaction]
         inside = [rank for rank, label in zip(ranks, labels, strict=True) if label == c]
         others = [rank for rank, label in zip(ranks, labels, strict=True) if label != c]
-        total += (counted[:, c] ** 2).sum() / whole * (np.mean(inside) - np.mean(others))
-    return total
+        share = (counted[:, c] ** 2).sum() / whole
+        found.append((share, np.mean(inside) - np.mean(others)))
+    return found
 
 
 def share_below(value: float, values: np.ndarray) -> float:

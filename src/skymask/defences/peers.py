@@ -20,10 +20,8 @@ from skymask.evidence import Evidence
 
 _BEHIND = -2.0
 """Below it, in standard deviations of an alignment, are together those of who is out."""
-_LEAST = 0.5
-"""How much clients vary beside their peers, at least, in standard deviations of an alignment."""
 _GOOD = 1.0
-"""The alignment that peers have, at least, who tell anything of a client."""
+"""The alignment that peers, and clients in the median, have at least where they tell anything."""
 _FEWEST = 2.0
 """So many others have to teach what a client teaches."""
 _PASSES = 6
@@ -57,11 +55,15 @@ def behind(
         b_i = sum_c w_ic (k_ic - m_c) / s_i
 
     is how far client i is above its peers. Out is who is below them as an outlier, by three robust
-    standard deviations of all b, but by 1.5 at least; if it is below -2 together with the client's
-    own alignment, so that the worse the root itself thinks of it, the less far that has to be. The
-    peers' alignment has to be 1 at least, and two others have to teach what the client does. Then
-    those found are left out of m_c and all are looked at again. Who was out in its last round is
-    back when b_i and its alignment together are above 0.
+    standard deviations of all b, if that and the client's own alignment together are below -2: the
+    worse the root itself thinks of it, the less far behind it has to be. The peers' alignment has
+    to be 1 at least (so nobody is out for less than 1.5), and two others have to teach what the
+    client does. Then those found are left out of m_c and all are looked at again. Who was out in
+    its last round is back when b_i and its alignment together are above 0.
+
+    All that as long as the median client's alignment is 1 at least. Once a model has learned the
+    root's samples alignments are noise about 0, of which what a client does otherwise than others,
+    such as a person who moves in another way, is the larger part.
 
     If most that teach a class are malicious, they are the peers, and nobody is behind them.
     """
@@ -79,11 +81,14 @@ def behind(
     left[list(out)] = False
     found, above = torch.zeros_like(left), torch.zeros_like(error)
     for _ in range(_PASSES):
+        if not left.any() or alignment[left].median() < _GOOD:
+            break
         weights = shares * left[:, None]
         above = (shares * (contrasts - _medians(contrasts, weights))).sum(1) / error
-        usual = max(spread(above[left]), _LEAST) if left.any() else _LEAST
         together = alignment + above
-        worse = (above < -OUTLIER * usual) & (together < _BEHIND) | was & (together < 0)
+        worse = (above < -OUTLIER * spread(above[left])) & (together < _BEHIND) | was & (
+            together < 0
+        )
         heard = (shares * (weights.sum(0) - weights)).sum(1) >= _FEWEST
         more = worse & heard & (alignment - above >= _GOOD) & left
         if not more.any():
