@@ -86,11 +86,10 @@ def behind(
         weights = shares * left[:, None]
         above = (shares * (contrasts - _medians(contrasts, weights))).sum(1) / error
         together = alignment + above
-        worse = (above < -OUTLIER * spread(above[left])) & (together < _BEHIND) | was & (
-            together < 0
-        )
+        outlier = above < -OUTLIER * spread(above[left])
+        worse = (outlier & (together < _BEHIND)) | (was & (together < 0))
         heard = (shares * (weights.sum(0) - weights)).sum(1) >= _FEWEST
-        more = worse & heard & (alignment - above >= _GOOD) & left
+        more = left & worse & heard & (alignment - above >= _GOOD)
         if not more.any():
             break
         found |= more
