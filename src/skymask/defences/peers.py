@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skymask.defences.known import Known, Reasons
-from skymask.defences.memory import ClientAverages, recalled
+from skymask.defences.memory import ClientAverages
 from skymask.defences.outliers import OUTLIER, spread
 from skymask.evidence import Evidence
 
@@ -41,10 +41,8 @@ def taught(past: Any, ids: Tensor, evidence: Evidence | None, keep: float) -> Cl
     return ClientAverages.of(past, ids, seen, keep)
 
 
-def behind(
-    known: Known, averages: ClientAverages, ids: Tensor, past: Any, out: Iterable[int] = ()
-) -> tuple[Reasons, dict[str, Any]]:
-    """Who of the clients `ids` (n,) is behind its peers, and what to remember of it.
+def behind(known: Known, averages: ClientAverages, out: Iterable[int] = ()) -> Reasons:
+    """Who of n clients is behind its peers.
 
     The alignment of what a client raises is the sum over classes c of w_ic k_ic: the share of the
     score of c in that, and how much more the root's samples of c are raised than the others
@@ -52,14 +50,14 @@ def behind(
     clients that are not `out`, m_c is the median of k_jc, weighted by w_jc, and with s_i the
     standard deviation of the alignment (`raised_error`)
 
-        b_i = sum_c w_ic (k_ic - m_c) / s_i
+        b_i = sum_c w_ic^2 (k_ic - m_c) / (s_i sum_c w_ic^2)
 
-    is how far client i is above its peers. Out is who is below them as an outlier, by three robust
-    standard deviations of all b, if that and the client's own alignment together are below -2: the
-    worse the root itself thinks of it, the less far behind it has to be. The peers' alignment has
-    to be 1 at least (so nobody is out for less than 1.5), and two others have to teach what the
-    client does. Then those found are left out of m_c and all are looked at again. Who was out in
-    its last round is back when b_i and its alignment together are above 0.
+    is how far client i is above its peers, in the classes that it teaches most: what it raises in
+    passing hardly counts. Out is who is below them as an outlier, by three robust standard
+    deviations of all b, if that and the client's own alignment together are below -2: the worse the
+    root itself thinks of it, the less far behind it has to be. The peers' alignment has to be 1 at
+    least (so nobody is out for less than 1.5), and two others have to teach what the client does.
+    Then those found are left out of m_c and all are looked at again.
 
     All that as long as the median client's alignment is 1 at least. Once a model has learned the
     root's samples alignments are noise about 0, of which what a client does otherwise than others,
@@ -67,40 +65,35 @@ def behind(
 
     If most that teach a class are malicious, they are the peers, and nobody is behind them.
     """
-    n, classes = len(ids), len(averages.values) // 2
-    if not known.deviations or not classes:
-        return {}, ClientAverages.of(past, ids, {}, 0.0).stored()
-    values = torch.stack([each[:n] for each in averages.values.values()], 1)
+    if not known.deviations or not averages.values:
+        return {}
+    values = torch.stack([each[:-1] for each in averages.values.values()], 1)
     tiny = torch.finfo(values.dtype).tiny
     shares = values[:, ::2]
     contrasts = values[:, 1::2] / shares.clamp_min(tiny)
-    error = known.slow.values["raised_error"][:n].clamp_min(tiny)
-    alignment = known.deviations["alignment"][0][:n]
-    was = recalled(past, ids, "behind") > 0
-    left = torch.ones(n, dtype=torch.bool)
+    most = shares.square() / shares.square().sum(1, keepdim=True).clamp_min(tiny)
+    error = known.slow.values["raised_error"][:-1].clamp_min(tiny)
+    alignment = known.deviations["alignment"][0][:-1]
+    left = torch.ones(len(values), dtype=torch.bool)
     left[list(out)] = False
-    found, above = torch.zeros_like(left), torch.zeros_like(error)
+    reasons: Reasons = {}
     for _ in range(_PASSES):
         if not left.any() or alignment[left].median() < _GOOD:
             break
         weights = shares * left[:, None]
-        above = (shares * (contrasts - _medians(contrasts, weights))).sum(1) / error
-        together = alignment + above
-        outlier = above < -OUTLIER * spread(above[left])
-        worse = (outlier & (together < _BEHIND)) | (was & (together < 0))
+        above = (most * (contrasts - _medians(contrasts, weights))).sum(1) / error
         heard = (shares * (weights.sum(0) - weights)).sum(1) >= _FEWEST
-        more = left & worse & heard & (alignment - above >= _GOOD)
-        if not more.any():
+        heard &= alignment - above >= _GOOD
+        worse = (above < -OUTLIER * spread(above[left])) & (alignment + above < _BEHIND)
+        found = (left & heard & worse).nonzero().flatten().tolist()
+        if not found:
             break
-        found |= more
-        left &= ~more
-    reasons = {}
-    for i in found.nonzero().flatten().tolist():
-        why = "its updates go less with the labels of the root data set than those do"
-        told = f"{-float(above[i]):.1f} standard deviations"
-        reasons[i] = f"{why} that teach the same classes ({told})"
-    seen = {"behind": torch.cat([found, found.new_zeros(1)]).to(torch.float64)}
-    return reasons, ClientAverages.of(past, ids, seen, 0.0).stored()
+        for i in found:
+            why = "its updates go less with the labels of the root data set than those do"
+            told = f"{-float(above[i]):.1f} standard deviations"
+            reasons[i] = f"{why} that teach the same classes ({told})"
+        left[found] = False
+    return reasons
 
 
 def _medians(values: Tensor, weights: Tensor) -> Tensor:

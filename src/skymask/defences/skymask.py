@@ -187,8 +187,7 @@ class SkyMask:
             if "shift" in seen:
                 reasons |= shifted(known, seen["shift"][:n], _others(n, reasons), self.larger)
             teaching = taught(past.get("taught"), ids, told, self.memory)
-            lags, lagging = behind(known, teaching, ids, past.get("behind"), reasons)
-            reasons |= lags
+            reasons |= behind(known, teaching, reasons)
             points = principal_coordinates(pairs.values, min(self.dims, n))
 
         found = {"resistance": resistance.slow[:n, 0], "turning": turning.cosines[:n]}
@@ -207,7 +206,7 @@ class SkyMask:
             _scores(known).to(updates),
             known.stored()
             | {"copies": copying, "harm": harm_memory, "tight": clusters.memory}
-            | {"taught": teaching.stored(), "behind": lagging}
+            | {"taught": teaching.stored()}
             | {"pairs": pairs.stored(), "agreed": agreed.stored(), "camp": camp}
             | {"resistance": resistance.stored(before, ids, parts, params, pushing, update)}
             | {"turning": turning.state},
