@@ -65,8 +65,8 @@ def test_the_better_a_client_is_by_itself_the_further_behind_it_has_to_be():
 
 def test_how_much_clients_differ_from_their_peers_counts():
     assert out(group(3, -1.0, 1.1, 1.2, 1.0), *USUAL) == {0}
-    wide = group(0, 1.0, 3.0, 5.0, 2.0), group(7, 3.0, 1.0, 4.0, 2.0)
-    assert out(group(3, -1.0, 1.1, 2.4, 0.2), *wide) == set()
+    wide = group(0, 1.0, 3.0, 6.0, 1.5), group(7, 4.0, 1.2, 5.0, 2.0)
+    assert out(group(3, -1.0, 1.1, 1.2, 1.0), *wide) == set()
 
 
 def test_peers_have_to_be_good():
@@ -89,6 +89,15 @@ def test_it_takes_two_others_that_teach_the_same():
     assert out(clients, *USUAL, out=[0]) == set()
 
 
+@pytest.mark.parametrize(("others", "expected"), [(1, set()), (3, {0})])
+def test_it_takes_two_even_where_one_weighs_more(others, expected):
+    clients = [*group(3, -1.2, *[3.0] * others), *group(7, 2.0, 2.1, 1.9)]
+    seen = evidence(clients)
+    seen.shares[0] = torch.tensor([0.2, 0.6, 0.2])
+    facts = known([each * ERROR for _, each in clients], clients=len(clients))
+    assert set(behind(facts, taught(None, torch.arange(len(clients)), seen, 0.9))) == expected
+
+
 def test_a_majority_is_its_own_peers():
     assert out(group(3, 0.2, 0.1, 0.3, 3.0, 3.0), *USUAL) == set()
 
@@ -105,15 +114,15 @@ def test_nothing_is_told_where_the_root_says_nothing(facts):
 
 
 def test_what_is_raised_in_passing_hardly_counts():
-    """Two clients that raise a class which they have not, by a tenth and by half of it."""
+    """Two clients that raise a class which they have not, by a quarter and by half of all."""
     clients = [*group(3, 1.0, 3.0, 3.1, 2.9), *USUAL[0], *USUAL[1]]
     facts = known([each * ERROR for _, each in clients], clients=len(clients))
-    for share, expected in ((0.1, {}), (0.5, {0})):
+    for share, expected in ((0.25, set()), (0.5, {0})):
         seen = evidence(clients)
         seen.shares[0] = torch.tensor([share, 1 - share, 0.0])
         seen.contrasts[0] = torch.tensor([-9.0, 3.0, 0.0]) * ERROR / 0.9
         averages = taught(None, torch.arange(len(clients)), seen, 0.9)
-        assert set(behind(facts, averages)) == set(expected)
+        assert set(behind(facts, averages)) == expected
 
 
 def test_what_is_taught_is_averaged_over_rounds():
