@@ -94,9 +94,9 @@ def root_evidence(
 
     where w_ic is class c's share of the client's squared changes; and for `raised` its share of the
     squared changes above 0, the ranks being the same (`shares` and, the difference of the means,
-    `contrasts`). `length` is the server's own update's norm:
-    where changes are taken as differences (`RootLoss.changes`), a hundredth of it is the step.
-    The errors are the standard deviations over all ways to permute the labels.
+    `contrasts`). `length` is the server's own update's norm: where changes are taken as differences
+    (`RootLoss.changes`), a hundredth of it is the step. The errors are the standard deviations over
+    all ways to permute the labels.
 
     The descent is the cosine of D_i and R, R_sc = ([c is the label of s] - p_sc) / N_s with p the
     softmax of the scores before and N_s how many root samples have the label of s: R is minus the
@@ -153,8 +153,9 @@ def root_evidence(
     n, classes = rows.shape[1], tuple(root.labels.unique().tolist())
     alignment, error, raised, raised_error, descent = rows[:5]
     shares, contrasts = rows[5:-n].T.split(len(classes), 1)
-    told = alignment, error, raised, raised_error, descent
-    return Evidence(*told, classes, shares, contrasts, rows[-n:])
+    return Evidence(
+        alignment, error, raised, raised_error, descent, classes, shares, contrasts, alike=rows[-n:]
+    )
 
 
 def _by_layers(

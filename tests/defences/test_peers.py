@@ -164,5 +164,5 @@ def test_flipped_labels_are_found_where_each_client_has_one_class(seed):
         seed=seed,
     )
     found = sm.simulate(experiment, device="cpu").summary
-    assert found["fnr"] < 0.25  # without peers 43 and 56 %
+    assert found["fnr"] < 0.25  # without peers 43 and 54 %
     assert found["fpr"] == 0
